@@ -1,0 +1,195 @@
+#include "kernels/cpu/cpu_pool.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
+
+/* THREADS: cpu_pool_run publishes a loop under `mutex` by raising `generation` and wakes the
+ * workers; each worker takes part once per generation and reports back through `busy`. Tasks are
+ * dealt out by `next`, one at a time, so that long ones do not wait behind each other. */
+struct cpu_pool {
+    /* constant after create */
+    uint32_t threads;   /* workers and the caller */
+    pthread_t *workers; /* [threads - 1] */
+
+    /* the loop that runs; written by cpu_pool_run while it is closed */
+    void (*task)(void *context, uint32_t index);
+    void *context;
+    uint32_t tasks;
+    atomic_uint next; /* first task nobody has taken */
+
+    /* guarded by mutex */
+    pthread_mutex_t mutex;
+    pthread_cond_t start;
+    pthread_cond_t finish;
+    uint64_t generation;
+    bool open;        /* workers may take part in this generation */
+    uint32_t running; /* workers that take part now */
+    bool stop;
+};
+
+/* ---- denormals ---- */
+
+#if defined(__SSE2__)
+typedef unsigned int float_mode;
+static float_mode flush_denormals(void) {
+    float_mode before = _mm_getcsr();
+    _mm_setcsr(before | 0x8040u); /* flush to zero, denormals are zero */
+    return before;
+}
+static void restore_mode(float_mode mode) {
+    _mm_setcsr(mode);
+}
+#elif defined(__aarch64__)
+typedef uint64_t float_mode;
+static float_mode flush_denormals(void) {
+    float_mode before;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"(before | (uint64_t)1 << 24)); /* FZ */
+    return before;
+}
+static void restore_mode(float_mode mode) {
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode));
+}
+#else
+typedef int float_mode;
+static float_mode flush_denormals(void) {
+    return 0;
+}
+static void restore_mode(float_mode mode) {
+    (void)mode;
+}
+#endif
+
+/* ---- running ---- */
+
+static void run_tasks(struct cpu_pool *pool) {
+    float_mode mode = flush_denormals();
+    uint32_t index;
+    while ((index = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed)) <
+           pool->tasks) {
+        pool->task(pool->context, index);
+    }
+    restore_mode(mode);
+}
+
+static void *work(void *argument) {
+    struct cpu_pool *pool = argument;
+    uint64_t seen = 0;
+    pthread_mutex_lock(&pool->mutex);
+    for (;;) {
+        while ((!pool->open || pool->generation == seen) && !pool->stop) {
+            pthread_cond_wait(&pool->start, &pool->mutex);
+        }
+        if (pool->stop) {
+            break;
+        }
+        seen = pool->generation;
+        pool->running++;
+        pthread_mutex_unlock(&pool->mutex);
+        run_tasks(pool);
+        pthread_mutex_lock(&pool->mutex);
+        if (--pool->running == 0) {
+            pthread_cond_signal(&pool->finish);
+        }
+    }
+    pthread_mutex_unlock(&pool->mutex);
+    return NULL;
+}
+
+void cpu_pool_run(struct cpu_pool *pool, uint32_t tasks,
+                  void (*task)(void *context, uint32_t index), void *context) {
+    assert(tasks <= UINT32_MAX / 2); /* every thread raises `next` once beyond the end */
+    pool->task = task;
+    pool->context = context;
+    pool->tasks = tasks;
+    atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
+    bool alone = pool->threads == 1 || tasks <= 1;
+    if (!alone) {
+        pthread_mutex_lock(&pool->mutex);
+        pool->generation++;
+        pool->open = true;
+        pthread_cond_broadcast(&pool->start);
+        pthread_mutex_unlock(&pool->mutex);
+    }
+    run_tasks(pool);
+    if (!alone) {
+        pthread_mutex_lock(&pool->mutex);
+        pool->open = false;
+        while (pool->running > 0) {
+            pthread_cond_wait(&pool->finish, &pool->mutex);
+        }
+        pthread_mutex_unlock(&pool->mutex);
+    }
+}
+
+uint32_t cpu_pool_threads(const struct cpu_pool *pool) {
+    return pool->threads;
+}
+
+/* ---- making ---- */
+
+/* Start worker `index`; it inherits a mask that blocks every signal. */
+static int start_worker(struct cpu_pool *pool, uint32_t index) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int code = pthread_create(&pool->workers[index], NULL, work, pool);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return code;
+}
+
+enum status cpu_pool_create(uint32_t threads, struct cpu_pool **out, struct error *err) {
+    assert(threads > 0);
+    struct cpu_pool *pool = calloc(1, sizeof *pool);
+    pthread_t *workers = calloc(threads, sizeof *workers);
+    if (pool == NULL || workers == NULL) {
+        free(pool);
+        free(workers);
+        return error_set(err, STATUS_MEMORY, "out of memory for %u compute threads", threads);
+    }
+    pool->workers = workers;
+    pool->threads = 1;
+    atomic_init(&pool->next, 0);
+    pthread_mutex_init(&pool->mutex, NULL);
+    pthread_cond_init(&pool->start, NULL);
+    pthread_cond_init(&pool->finish, NULL);
+    for (uint32_t i = 0; i + 1 < threads; i++) {
+        int code = start_worker(pool, i);
+        if (code != 0) {
+            cpu_pool_free(pool);
+            return error_set(err, STATUS_DEVICE,
+                             "cannot start compute thread %u of %u: %s; ask for fewer by --threads",
+                             i + 2, threads, strerror(code));
+        }
+        pool->threads++;
+    }
+    *out = pool;
+    return STATUS_OK;
+}
+
+void cpu_pool_free(struct cpu_pool *pool) {
+    if (pool == NULL) {
+        return;
+    }
+    pthread_mutex_lock(&pool->mutex);
+    pool->stop = true;
+    pthread_cond_broadcast(&pool->start);
+    pthread_mutex_unlock(&pool->mutex);
+    for (uint32_t i = 0; i + 1 < pool->threads; i++) {
+        pthread_join(pool->workers[i], NULL);
+    }
+    pthread_cond_destroy(&pool->finish);
+    pthread_cond_destroy(&pool->start);
+    pthread_mutex_destroy(&pool->mutex);
+    free(pool->workers);
+    free(pool);
+}
