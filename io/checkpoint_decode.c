@@ -1,0 +1,464 @@
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+#include <zstd.h>
+
+#include "host/base/text.h"
+#include "io/checkpoint.h"
+#include "io/checkpoint_layout.h"
+#include "io/safetensors.h"
+
+/* No zstd block says more with less: four bytes can stand for 128 KiB of one value. What a frame
+ * claims beyond that is a lie, so memory for it is never asked for. */
+#define RATIO_MAX 32768
+
+#define TENSOR_ALIGNMENT 64 /* in memory; the header promises 8 */
+
+_Static_assert(sizeof(size_t) >= 8, "checkpoints may be larger than 4 GiB");
+
+/* What checkpoint_free must free: the strings and shapes, and the tensors' bytes. */
+struct memory {
+    struct safetensors_header header;
+    uint8_t *data;
+};
+
+/* ---- one zstd frame ---- */
+
+struct frame {
+    const uint8_t *bytes;
+    size_t size;            /* of the frame */
+    uint64_t content_bytes; /* what it claims to decompress to */
+};
+
+/* The largest distance back in the content that a frame's data may refer to, from its header (RFC
+ * 8878, 3.1.1.1.2); 0 when the frame is a single segment and needs no window. */
+static uint64_t frame_window_bytes(const uint8_t *frame) {
+    bool single_segment = (frame[4] & 0x20) != 0;
+    if (single_segment) {
+        return 0;
+    }
+    uint64_t base = (uint64_t)1 << (10 + (frame[5] >> 3));
+    return base + base / 8 * (frame[5] & 7);
+}
+
+/* Find the zstd frame at `offset` and read what its header says; nothing is decompressed. */
+static enum status read_frame(const uint8_t *bytes, size_t size, size_t offset, struct frame *out,
+                              struct error *err) {
+    const uint8_t *at = bytes + offset;
+    size_t left = size - offset;
+    CHECK(left >= 4 && layout_get32(at) == LAYOUT_FRAME_MAGIC, err, STATUS_CORRUPT,
+          "a zstd frame is expected at byte %zu and there is none", offset);
+    size_t frame_bytes = ZSTD_findFrameCompressedSize(at, left);
+    CHECK(!ZSTD_isError(frame_bytes), err, STATUS_CORRUPT,
+          "the zstd frame at byte %zu is cut off or damaged: %s", offset,
+          ZSTD_getErrorName(frame_bytes));
+    uint8_t descriptor = at[4];
+    CHECK((descriptor & 0x04) != 0, err, STATUS_CORRUPT,
+          "the zstd frame at byte %zu has no content checksum", offset);
+    CHECK((descriptor & 0x0B) == 0, err, STATUS_CORRUPT,
+          "the zstd frame at byte %zu has a dictionary or an unknown flag", offset);
+    CHECK(frame_window_bytes(at) <= (uint64_t)1 << CHECKPOINT_WINDOW_LOG_MAX, err, STATUS_CORRUPT,
+          "the zstd frame at byte %zu asks for a window of more than %d bytes", offset,
+          1 << CHECKPOINT_WINDOW_LOG_MAX);
+    unsigned long long content_bytes = ZSTD_getFrameContentSize(at, left);
+    CHECK(content_bytes != ZSTD_CONTENTSIZE_UNKNOWN && content_bytes != ZSTD_CONTENTSIZE_ERROR, err,
+          STATUS_CORRUPT, "the zstd frame at byte %zu does not say how large its content is",
+          offset);
+    CHECK(content_bytes <= CHECKPOINT_FRAME_BYTES && content_bytes / RATIO_MAX <= frame_bytes, err,
+          STATUS_CORRUPT, "the zstd frame at byte %zu (%zu bytes) claims to hold %llu bytes",
+          offset, frame_bytes, content_bytes);
+    *out = (struct frame){at, frame_bytes, content_bytes};
+    return STATUS_OK;
+}
+
+/* Decompress a frame into exactly the `content_bytes` bytes that it claims. zstd checks the content
+ * checksum. */
+static enum status decompress(ZSTD_DCtx *zstd, const struct frame *frame, const uint8_t *file,
+                              uint8_t *content, struct error *err) {
+    size_t result =
+        ZSTD_decompressDCtx(zstd, content, (size_t)frame->content_bytes, frame->bytes, frame->size);
+    CHECK(!ZSTD_isError(result), err, STATUS_CORRUPT, "the zstd frame at byte %zu is damaged: %s",
+          (size_t)(frame->bytes - file), ZSTD_getErrorName(result));
+    CHECK(result == frame->content_bytes, err, STATUS_CORRUPT,
+          "the zstd frame at byte %zu holds %zu bytes and claims %" PRIu64,
+          (size_t)(frame->bytes - file), result, frame->content_bytes);
+    return STATUS_OK;
+}
+
+/* ---- the header's content ---- */
+
+static const char *find_metadata(const struct safetensors_header *header, const char *key) {
+    for (size_t i = 0; i < header->metadata_count; i++) {
+        if (strcmp(header->metadata[i].key, key) == 0) {
+            return header->metadata[i].value;
+        }
+    }
+    return NULL;
+}
+
+/* A file of another version is refused before anything else is held against it. */
+static enum status check_version(const struct safetensors_header *header, bool required,
+                                 struct error *err) {
+    const char *version = find_metadata(header, "format_version");
+    CHECK(version != NULL || !required, err, STATUS_CORRUPT,
+          "the metadata lack \"format_version\": this is not a checkpoint of Cairn");
+    char known[16], shown[64];
+    snprintf(known, sizeof known, "%d", CHECKPOINT_FORMAT_VERSION);
+    if (version != NULL && strcmp(version, known) != 0) {
+        return error_set(err, STATUS_CORRUPT,
+                         "the checkpoint has format version '%s', this program reads version %s: "
+                         "use the version of Cairn that wrote it, or a newer one",
+                         text_escape(version, strlen(version), shown, sizeof shown), known);
+    }
+    return STATUS_OK;
+}
+
+/* ---- the container ---- */
+
+/* A compressed checkpoint on its way to being trusted. */
+struct container {
+    const uint8_t *bytes;
+    size_t size;
+    struct frame header_frame;
+    size_t digest_offset; /* where the digest frame must start: everything before it is digested */
+    size_t table_offset;  /* where the seek table must start */
+    uint64_t frames;      /* zstd frames, the header's included */
+};
+
+static const uint8_t *table_entry(const struct container *container, uint64_t index) {
+    return container->bytes + container->table_offset + LAYOUT_SKIPPABLE_HEADER_BYTES +
+           index * LAYOUT_SEEK_ENTRY_BYTES;
+}
+
+/* The header says how many frames there are, so the end of the file has one possible form. */
+static enum status check_end(struct container *container, uint64_t data_bytes, struct error *err) {
+    const uint8_t *end = container->bytes + container->size;
+    container->frames = 1 + layout_data_frames(data_bytes);
+    uint64_t entries = container->frames + 1;
+    size_t table_bytes = layout_seek_table_bytes(entries);
+    CHECK(container->size >= container->header_frame.size + LAYOUT_DIGEST_FRAME_BYTES + table_bytes,
+          err, STATUS_CORRUPT,
+          "the file is cut off: %zu bytes cannot hold the %" PRIu64 " bytes of its tensors",
+          container->size, data_bytes);
+    container->table_offset = container->size - table_bytes;
+    container->digest_offset = container->table_offset - LAYOUT_DIGEST_FRAME_BYTES;
+    const uint8_t *footer = end - LAYOUT_SEEK_FOOTER_BYTES;
+    CHECK(layout_get32(footer + 5) == LAYOUT_SEEKABLE_FOOTER, err, STATUS_CORRUPT,
+          "the file does not end with a seek table: it is cut off, or something was appended");
+    const uint8_t *table = container->bytes + container->table_offset;
+    CHECK(layout_get32(footer) == entries && footer[4] == LAYOUT_SEEK_DESCRIPTOR &&
+              layout_get32(table) == LAYOUT_SEEK_MAGIC &&
+              layout_get32(table + 4) == table_bytes - LAYOUT_SKIPPABLE_HEADER_BYTES,
+          err, STATUS_CORRUPT,
+          "the seek table at byte %zu is damaged: a table of %" PRIu64 " entries is expected",
+          container->table_offset, entries);
+    return STATUS_OK;
+}
+
+static enum status check_entry(const struct container *container, uint64_t index,
+                               size_t frame_bytes, uint64_t content_bytes, uint32_t checksum,
+                               struct error *err) {
+    const uint8_t *entry = table_entry(container, index);
+    CHECK(layout_get32(entry) == frame_bytes && layout_get32(entry + 4) == content_bytes &&
+              layout_get32(entry + 8) == checksum,
+          err, STATUS_CORRUPT,
+          "entry %" PRIu64 " of the seek table (%" PRIu32 " bytes, content %" PRIu32
+          ", checksum %08" PRIx32 ") is not what the file holds (%zu, %" PRIu64 ", %08" PRIx32 ")",
+          index, layout_get32(entry), layout_get32(entry + 4), layout_get32(entry + 8), frame_bytes,
+          content_bytes, checksum);
+    return STATUS_OK;
+}
+
+/* Walk the frames: each holds what the header's sizes say, each is what its entry says, and they
+ * end where the digest frame starts. */
+static enum status check_frames(const struct container *container, uint64_t data_bytes,
+                                struct error *err) {
+    size_t offset = 0;
+    uint64_t left = data_bytes;
+    for (uint64_t i = 0; i < container->frames; i++) {
+        struct frame frame;
+        TRY(read_frame(container->bytes, container->digest_offset, offset, &frame, err));
+        if (i > 0) {
+            uint64_t expected = left < CHECKPOINT_FRAME_BYTES ? left : CHECKPOINT_FRAME_BYTES;
+            CHECK(frame.content_bytes == expected, err, STATUS_CORRUPT,
+                  "the zstd frame at byte %zu holds %" PRIu64 " bytes, %" PRIu64 " are expected",
+                  offset, frame.content_bytes, expected);
+            left -= expected;
+        }
+        uint32_t checksum = layout_get32(frame.bytes + frame.size - LAYOUT_CHECKSUM_BYTES);
+        TRY(check_entry(container, i, frame.size, frame.content_bytes, checksum, err));
+        offset += frame.size;
+    }
+    CHECK(offset == container->digest_offset, err, STATUS_CORRUPT,
+          "the frames end at byte %zu, the digest frame would start at byte %zu", offset,
+          container->digest_offset);
+    return check_entry(container, container->frames, LAYOUT_DIGEST_FRAME_BYTES, 0,
+                       LAYOUT_CHECKSUM_OF_NOTHING, err);
+}
+
+static enum status check_digest(const struct container *container, char hex[33],
+                                struct error *err) {
+    const uint8_t *digest = container->bytes + container->digest_offset;
+    CHECK(layout_get32(digest) == LAYOUT_DIGEST_MAGIC &&
+              layout_get32(digest + 4) == LAYOUT_DIGEST_BYTES,
+          err, STATUS_CORRUPT, "the digest frame at byte %zu is damaged", container->digest_offset);
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits(container->bytes, container->digest_offset));
+    CHECK(
+        memcmp(canonical.digest, digest + LAYOUT_SKIPPABLE_HEADER_BYTES, LAYOUT_DIGEST_BYTES) == 0,
+        err, STATUS_CORRUPT,
+        "the digest of the first %zu bytes is not the one in the digest frame: the file is damaged",
+        container->digest_offset);
+    checkpoint_digest_hex(container->bytes, container->digest_offset, hex);
+    return STATUS_OK;
+}
+
+/* ---- the tensors' bytes ---- */
+
+static uint64_t view_bytes(const struct tensor_view *tensor) {
+    uint64_t bytes = 0;
+    (void)!tensor_bytes(tensor, &bytes); /* safetensors_parse saw that it has a size */
+    return bytes;
+}
+
+/* One block for all tensors, each aligned. In the file they follow each other without gaps, so most
+ * of them would lie unaligned if the content were kept as it comes. */
+static enum status place_tensors(struct memory *memory, struct error *err) {
+    struct safetensors_header *header = &memory->header;
+    size_t total = TENSOR_ALIGNMENT;
+    for (size_t i = 0; i < header->tensor_count; i++) {
+        size_t bytes = (size_t)view_bytes(&header->tensors[i]);
+        total += (bytes + TENSOR_ALIGNMENT - 1) / TENSOR_ALIGNMENT * TENSOR_ALIGNMENT;
+    }
+    memory->data = aligned_alloc(TENSOR_ALIGNMENT, total);
+    CHECK(memory->data != NULL, err, STATUS_MEMORY, "no memory for a checkpoint of %zu bytes",
+          total);
+    uint8_t *at = memory->data;
+    for (size_t i = 0; i < header->tensor_count; i++) {
+        header->tensors[i].data = at;
+        size_t bytes = (size_t)view_bytes(&header->tensors[i]);
+        at += (bytes + TENSOR_ALIGNMENT - 1) / TENSOR_ALIGNMENT * TENSOR_ALIGNMENT;
+    }
+    return STATUS_OK;
+}
+
+/* Deals the content out to the tensors, piece by piece. */
+struct dealer {
+    const struct tensor_view *tensor; /* the one being filled */
+    uint64_t filled;                  /* bytes of it */
+};
+
+static void deal(struct dealer *dealer, const uint8_t *bytes, size_t size) {
+    while (size > 0) {
+        uint64_t room = view_bytes(dealer->tensor) - dealer->filled;
+        if (room == 0) {
+            dealer->tensor++;
+            dealer->filled = 0;
+            continue;
+        }
+        size_t n = size < room ? size : (size_t)room;
+        memcpy((uint8_t *)dealer->tensor->data + dealer->filled, bytes, n);
+        dealer->filled += n;
+        bytes += n;
+        size -= n;
+    }
+}
+
+/* Every tensor against its digest. `required`: a file of ours, where each must have one and none
+ * may be left over. */
+static enum status check_tensor_digests(const struct safetensors_header *header, bool required,
+                                        struct error *err) {
+    size_t checked = 0;
+    for (size_t i = 0; i < header->tensor_count; i++) {
+        const struct tensor_view *tensor = &header->tensors[i];
+        char key[TENSOR_NAME_CAPACITY + 8] = "digest.", hex[33];
+        char shown[TENSOR_NAME_CAPACITY];
+        const char *digest = find_metadata(header, strcat(key, tensor->name));
+        text_escape(tensor->name, strlen(tensor->name), shown, sizeof shown);
+        CHECK(digest != NULL || !required, err, STATUS_CORRUPT, "tensor '%s' has no digest", shown);
+        if (digest != NULL) {
+            checkpoint_digest_hex(tensor->data, (size_t)view_bytes(tensor), hex);
+            CHECK(strcmp(digest, hex) == 0, err, STATUS_CORRUPT,
+                  "tensor '%s' does not have the digest that the metadata give for it", shown);
+            checked++;
+        }
+    }
+    size_t digests = 0;
+    for (size_t i = 0; i < header->metadata_count; i++) {
+        digests += strncmp(header->metadata[i].key, "digest.", 7) == 0;
+    }
+    CHECK(digests == checked || !required, err, STATUS_CORRUPT,
+          "the metadata hold digests of %zu tensors, the file has %zu tensors", digests,
+          header->tensor_count);
+    return STATUS_OK;
+}
+
+/* ---- compressed checkpoints ---- */
+
+/* Decompress the header's frame into a buffer of its own and parse it. */
+static enum status read_header_frame(ZSTD_DCtx *zstd, struct container *container,
+                                     struct safetensors_header *header, struct error *err) {
+    struct frame *frame = &container->header_frame;
+    TRY(read_frame(container->bytes, container->size, 0, frame, err));
+    CHECK(frame->content_bytes >= SAFETENSORS_LENGTH_BYTES &&
+              frame->content_bytes <= SAFETENSORS_LENGTH_BYTES + CHECKPOINT_HEADER_BYTES_MAX,
+          err, STATUS_CORRUPT,
+          "the header's frame holds %" PRIu64 " bytes, from %d to %d are expected",
+          frame->content_bytes, SAFETENSORS_LENGTH_BYTES,
+          SAFETENSORS_LENGTH_BYTES + CHECKPOINT_HEADER_BYTES_MAX);
+    uint8_t *content = malloc((size_t)frame->content_bytes);
+    CHECK(content != NULL, err, STATUS_MEMORY, "no memory for the header of a checkpoint");
+    enum status status = decompress(zstd, frame, container->bytes, content, err);
+    uint64_t json_bytes = frame->content_bytes - SAFETENSORS_LENGTH_BYTES;
+    if (status == STATUS_OK && safetensors_length(content) != json_bytes) {
+        status = error_set(err, STATUS_CORRUPT,
+                           "the header's frame holds %" PRIu64 " bytes of JSON and says %" PRIu64,
+                           json_bytes, safetensors_length(content));
+    }
+    if (status == STATUS_OK) {
+        status =
+            safetensors_parse(content + SAFETENSORS_LENGTH_BYTES, (size_t)json_bytes, header, err);
+    }
+    free(content);
+    return status;
+}
+
+/* Decompress all data frames, one after the other, into the tensors. */
+static enum status read_data(ZSTD_DCtx *zstd, const struct container *container,
+                             const struct memory *memory, struct error *err) {
+    uint64_t data_bytes = memory->header.data_bytes;
+    uint64_t largest = data_bytes < CHECKPOINT_FRAME_BYTES ? data_bytes : CHECKPOINT_FRAME_BYTES;
+    uint8_t *content = malloc((size_t)largest + 1);
+    CHECK(content != NULL, err, STATUS_MEMORY, "no memory for a frame of a checkpoint");
+    struct dealer dealer = {.tensor = memory->header.tensors};
+    enum status status = STATUS_OK;
+    size_t offset = container->header_frame.size;
+    for (uint64_t i = 1; status == STATUS_OK && i < container->frames; i++) {
+        /* check_frames has compared these two numbers with the frame itself. */
+        struct frame frame = {container->bytes + offset, layout_get32(table_entry(container, i)),
+                              layout_get32(table_entry(container, i) + 4)};
+        status = decompress(zstd, &frame, container->bytes, content, err);
+        if (status == STATUS_OK) {
+            deal(&dealer, content, (size_t)frame.content_bytes);
+        }
+        offset += frame.size;
+    }
+    free(content);
+    return status;
+}
+
+static enum status read_compressed(ZSTD_DCtx *zstd, const uint8_t *bytes, size_t size,
+                                   struct memory *memory, char digest[33], struct error *err) {
+    struct container container = {.bytes = bytes, .size = size};
+    struct safetensors_header *header = &memory->header;
+    TRY(read_header_frame(zstd, &container, header, err));
+    TRY(check_version(header, true, err));
+    TRY(check_end(&container, header->data_bytes, err));
+    TRY(check_frames(&container, header->data_bytes, err));
+    TRY(check_digest(&container, digest, err));
+    TRY(place_tensors(memory, err));
+    TRY(read_data(zstd, &container, memory, err));
+    return check_tensor_digests(header, true, err);
+}
+
+static enum status decode_compressed(const uint8_t *bytes, size_t size, struct memory *memory,
+                                     char digest[33], struct error *err) {
+    ZSTD_DCtx *zstd = ZSTD_createDCtx();
+    CHECK(zstd != NULL, err, STATUS_MEMORY, "no memory for the zstd decoder");
+    enum status status = read_compressed(zstd, bytes, size, memory, digest, err);
+    ZSTD_freeDCtx(zstd);
+    return status;
+}
+
+/* ---- plain safetensors files ---- */
+
+static enum status decode_plain(const uint8_t *bytes, size_t size, struct memory *memory,
+                                struct error *err) {
+    CHECK(size >= SAFETENSORS_LENGTH_BYTES, err, STATUS_CORRUPT,
+          "%zu bytes are neither a checkpoint nor a safetensors file", size);
+    uint64_t json_bytes = safetensors_length(bytes);
+    CHECK(
+        json_bytes <= CHECKPOINT_HEADER_BYTES_MAX, err, STATUS_CORRUPT,
+        "the file is neither a checkpoint (no zstd frame at its start) nor a safetensors file (its "
+        "header would have %" PRIu64 " bytes, %d is the limit)",
+        json_bytes, CHECKPOINT_HEADER_BYTES_MAX);
+    CHECK(json_bytes <= size - SAFETENSORS_LENGTH_BYTES, err, STATUS_CORRUPT,
+          "the safetensors file is cut off in its header");
+    const uint8_t *json = bytes + SAFETENSORS_LENGTH_BYTES;
+    TRY(safetensors_parse(json, (size_t)json_bytes, &memory->header, err));
+    TRY(check_version(&memory->header, false, err));
+    size_t data_bytes = size - SAFETENSORS_LENGTH_BYTES - (size_t)json_bytes;
+    CHECK(data_bytes == memory->header.data_bytes, err, STATUS_CORRUPT,
+          "the safetensors file holds %zu bytes of tensors, its header describes %" PRIu64,
+          data_bytes, memory->header.data_bytes);
+    TRY(place_tensors(memory, err));
+    struct dealer dealer = {.tensor = memory->header.tensors};
+    deal(&dealer, json + json_bytes, data_bytes);
+    bool ours = find_metadata(&memory->header, "format_version") != NULL;
+    return check_tensor_digests(&memory->header, ours, err);
+}
+
+/* ---- decode ---- */
+
+static void free_memory(struct memory *memory) {
+    safetensors_header_free(&memory->header);
+    free(memory->data);
+    free(memory);
+}
+
+static bool is_compressed(const uint8_t *bytes, size_t size) {
+    return size >= 4 && layout_get32(bytes) == LAYOUT_FRAME_MAGIC;
+}
+
+enum status checkpoint_decode(const void *bytes, size_t size, struct checkpoint **out,
+                              struct error *err) {
+    CHECK(size > 0, err, STATUS_CORRUPT, "the file is empty");
+    struct checkpoint *checkpoint = calloc(1, sizeof *checkpoint);
+    struct memory *memory = calloc(1, sizeof *memory);
+    if (checkpoint == NULL || memory == NULL) {
+        free(checkpoint);
+        free(memory);
+        return error_set(err, STATUS_MEMORY, "no memory for a checkpoint");
+    }
+    checkpoint->plain = !is_compressed(bytes, size);
+    enum status status = checkpoint->plain
+                             ? decode_plain(bytes, size, memory, err)
+                             : decode_compressed(bytes, size, memory, checkpoint->digest, err);
+    if (status != STATUS_OK) {
+        free_memory(memory);
+        free(checkpoint);
+        return status;
+    }
+    checkpoint->memory = memory;
+    checkpoint->tensors = memory->header.tensors;
+    checkpoint->tensor_count = memory->header.tensor_count;
+    checkpoint->metadata = memory->header.metadata;
+    checkpoint->metadata_count = memory->header.metadata_count;
+    checkpoint->file_bytes = size;
+    *out = checkpoint;
+    return STATUS_OK;
+}
+
+enum status checkpoint_read_file(const struct file_table *files, const char *path,
+                                 struct checkpoint **out, struct error *err) {
+    uint8_t *bytes;
+    size_t size;
+    TRY(file_read_all(files, path, CHECKPOINT_CONTENT_BYTES_MAX, &bytes, &size, err));
+    enum status status = checkpoint_decode(bytes, size, out, err);
+    free(bytes);
+    return status == STATUS_OK ? status : error_prefix(err, status, "%s", path);
+}
+
+const char *checkpoint_metadata(const struct checkpoint *checkpoint, const char *key) {
+    const struct memory *memory = checkpoint->memory;
+    return find_metadata(&memory->header, key);
+}
+
+void checkpoint_free(struct checkpoint *checkpoint) {
+    if (checkpoint != NULL) {
+        free_memory(checkpoint->memory);
+        free(checkpoint);
+    }
+}

@@ -1,0 +1,350 @@
+#include "io/checkpoint.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+#include <zstd.h>
+
+#include "host/base/text.h"
+#include "io/checkpoint_layout.h"
+#include "io/safetensors.h"
+
+/* Frames of the largest content: header, data, digest. */
+#define ENTRIES_MAX (CHECKPOINT_CONTENT_BYTES_MAX / CHECKPOINT_FRAME_BYTES + 3)
+
+_Static_assert((int)CHECKPOINT_FRAME_BYTES >=
+                   (int)CHECKPOINT_HEADER_BYTES_MAX + (int)SAFETENSORS_LENGTH_BYTES,
+               "the header fits into one frame");
+
+struct checkpoint_encoder {
+    ZSTD_CCtx *zstd;
+    XXH3_state_t *digest; /* of the raw bytes of the checkpoint being written */
+    uint8_t *content;     /* [CHECKPOINT_FRAME_BYTES] content of one frame */
+    uint8_t *frame;       /* [frame_capacity] that frame, compressed */
+    size_t frame_capacity;
+    uint8_t *trailer; /* digest frame and seek table */
+    size_t entries;   /* seek table entries written so far */
+};
+
+/* ---- create ---- */
+
+static enum status set_parameter(ZSTD_CCtx *zstd, ZSTD_cParameter parameter, int value,
+                                 struct error *err) {
+    size_t result = ZSTD_CCtx_setParameter(zstd, parameter, value);
+    CHECK(!ZSTD_isError(result), err, STATUS_CONFIG, "zstd refuses compression setting %d: %s",
+          value, ZSTD_getErrorName(result));
+    return STATUS_OK;
+}
+
+static enum status prepare(struct checkpoint_encoder *encoder, int level, struct error *err) {
+    CHECK(encoder->zstd && encoder->digest && encoder->content && encoder->frame &&
+              encoder->trailer,
+          err, STATUS_MEMORY, "no memory for the checkpoint encoder");
+    TRY(set_parameter(encoder->zstd, ZSTD_c_compressionLevel, level, err));
+    TRY(set_parameter(encoder->zstd, ZSTD_c_checksumFlag, 1, err));
+    TRY(set_parameter(encoder->zstd, ZSTD_c_contentSizeFlag, 1, err));
+    /* zstd allocates its tables at the first frame: let that happen now. */
+    size_t size = ZSTD_compress2(encoder->zstd, encoder->frame, encoder->frame_capacity,
+                                 encoder->content, CHECKPOINT_FRAME_BYTES);
+    CHECK(!ZSTD_isError(size), err, STATUS_MEMORY, "the checkpoint encoder cannot be prepared: %s",
+          ZSTD_getErrorName(size));
+    return STATUS_OK;
+}
+
+enum status checkpoint_encoder_create(int level, struct checkpoint_encoder **out,
+                                      struct error *err) {
+    CHECK(level >= -7 && level <= 19, err, STATUS_CONFIG,
+          "compression level %d: a level from -7 to 19 is needed", level);
+    struct checkpoint_encoder *encoder = calloc(1, sizeof *encoder);
+    CHECK(encoder != NULL, err, STATUS_MEMORY, "no memory for the checkpoint encoder");
+    encoder->zstd = ZSTD_createCCtx();
+    encoder->digest = XXH3_createState();
+    encoder->content = calloc(1, CHECKPOINT_FRAME_BYTES);
+    encoder->frame_capacity = ZSTD_compressBound(CHECKPOINT_FRAME_BYTES);
+    encoder->frame = malloc(encoder->frame_capacity);
+    encoder->trailer = malloc(LAYOUT_DIGEST_FRAME_BYTES + layout_seek_table_bytes(ENTRIES_MAX));
+    enum status status = prepare(encoder, level, err);
+    if (status != STATUS_OK) {
+        checkpoint_encoder_free(encoder);
+        return status;
+    }
+    *out = encoder;
+    return STATUS_OK;
+}
+
+void checkpoint_encoder_free(struct checkpoint_encoder *encoder) {
+    if (encoder != NULL) {
+        ZSTD_freeCCtx(encoder->zstd);
+        XXH3_freeState(encoder->digest);
+        free(encoder->content);
+        free(encoder->frame);
+        free(encoder->trailer);
+        free(encoder);
+    }
+}
+
+/* ---- checks before the first byte ---- */
+
+/* A value is finite unless all its exponent bits are set. No branch inside the loops, so that
+ * compilers make vector code of them: every save runs them over the whole state. */
+static bool all_finite_f32(const uint8_t *data, size_t count) {
+    uint32_t bad = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, data + i * sizeof bits, sizeof bits);
+        bad |= (uint32_t)((bits & 0x7F800000u) == 0x7F800000u);
+    }
+    return bad == 0;
+}
+
+static bool all_finite_f64(const uint8_t *data, size_t count) {
+    uint64_t bad = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t bits;
+        memcpy(&bits, data + i * sizeof bits, sizeof bits);
+        bad |= (uint64_t)((bits & 0x7FF0000000000000u) == 0x7FF0000000000000u);
+    }
+    return bad == 0;
+}
+
+static bool element_is_finite(const struct tensor_view *tensor, size_t index) {
+    size_t width = dtype_bytes(tensor->dtype);
+    return tensor->dtype == DTYPE_F32
+               ? all_finite_f32((const uint8_t *)tensor->data + index * width, 1)
+               : all_finite_f64((const uint8_t *)tensor->data + index * width, 1);
+}
+
+/* Values that describe the run rather than the model: a NaN among them is legal. */
+static bool may_be_nonfinite(const char *name) {
+    return strncmp(name, "state.", 6) == 0 || strncmp(name, "history.", 8) == 0;
+}
+
+static enum status check_finite(const struct tensor_view *tensor, struct error *err) {
+    uint64_t elements;
+    if (may_be_nonfinite(tensor->name) || !tensor_elements(tensor, &elements) ||
+        (tensor->dtype == DTYPE_F32 && all_finite_f32(tensor->data, (size_t)elements)) ||
+        (tensor->dtype == DTYPE_F64 && all_finite_f64(tensor->data, (size_t)elements)) ||
+        (tensor->dtype != DTYPE_F32 && tensor->dtype != DTYPE_F64)) {
+        return STATUS_OK;
+    }
+    size_t at = 0;
+    while (element_is_finite(tensor, at)) {
+        at++;
+    }
+    return error_set(err, STATUS_NONFINITE,
+                     "element %zu of '%s' is not finite; a state that diverged is not saved", at,
+                     tensor->name);
+}
+
+/* Printable ASCII without spaces: what every reader and every terminal can show. */
+static bool name_is_printable(const char *name) {
+    for (; *name != '\0'; name++) {
+        if (*name < 0x21 || *name > 0x7E) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static enum status check_tensor(const struct tensor_view *tensors, size_t index,
+                                struct error *err) {
+    const struct tensor_view *tensor = &tensors[index];
+    char shown[4 * TENSOR_NAME_CAPACITY + 1];
+    text_escape(tensor->name, strlen(tensor->name), shown, sizeof shown);
+    CHECK(tensor->name[0] != '\0' && name_is_printable(tensor->name) &&
+              strcmp(tensor->name, "__metadata__") != 0,
+          err, STATUS_CONFIG, "'%s' cannot be the name of a tensor", shown);
+    CHECK(tensor_find(tensors, index, tensor->name) == NULL, err, STATUS_CONFIG,
+          "two tensors are called '%s'", shown);
+    uint64_t bytes;
+    CHECK(tensor_bytes(tensor, &bytes) && bytes <= CHECKPOINT_CONTENT_BYTES_MAX, err, STATUS_CONFIG,
+          "tensor '%s' is larger than a checkpoint may be", shown);
+    return check_finite(tensor, err);
+}
+
+static enum status check_metadata(const struct metadata_pair *metadata, size_t index,
+                                  struct error *err) {
+    const char *key = metadata[index].key;
+    CHECK(strcmp(key, "format_version") != 0 && strncmp(key, "digest.", 7) != 0, err, STATUS_CONFIG,
+          "metadata '%s' is the format's own", key);
+    for (size_t i = 0; i < index; i++) {
+        CHECK(strcmp(metadata[i].key, key) != 0, err, STATUS_CONFIG, "two metadata are called '%s'",
+              key);
+    }
+    return STATUS_OK;
+}
+
+static enum status check_all(const struct tensor_view *tensors, size_t tensor_count,
+                             const struct metadata_pair *metadata, size_t metadata_count,
+                             struct error *err) {
+    CHECK(tensor_count <= CHECKPOINT_TENSORS_MAX, err, STATUS_CONFIG,
+          "%zu tensors, %d is the limit of a checkpoint", tensor_count, CHECKPOINT_TENSORS_MAX);
+    for (size_t i = 0; i < metadata_count; i++) {
+        TRY(check_metadata(metadata, i, err));
+    }
+    for (size_t i = 0; i < tensor_count; i++) {
+        TRY(check_tensor(tensors, i, err));
+    }
+    return STATUS_OK;
+}
+
+/* ---- writing ---- */
+
+/* One encoding on its way: where the bytes go and what has been counted. */
+struct output {
+    checkpoint_sink sink;
+    void *context;
+    uint64_t bytes;
+    double sink_seconds;
+};
+
+static enum status give(struct output *output, const void *bytes, size_t size, struct error *err) {
+    double start = clock_monotonic_seconds();
+    enum status status = output->sink(output->context, bytes, size, err);
+    output->sink_seconds += clock_monotonic_seconds() - start;
+    output->bytes += size;
+    return status;
+}
+
+static uint8_t *seek_entry(struct checkpoint_encoder *encoder, size_t index) {
+    return encoder->trailer + LAYOUT_DIGEST_FRAME_BYTES + LAYOUT_SKIPPABLE_HEADER_BYTES +
+           index * LAYOUT_SEEK_ENTRY_BYTES;
+}
+
+static void add_seek_entry(struct checkpoint_encoder *encoder, size_t frame_bytes,
+                           size_t content_bytes, uint32_t checksum) {
+    uint8_t *entry = seek_entry(encoder, encoder->entries++);
+    layout_put32(entry, (uint32_t)frame_bytes);
+    layout_put32(entry + 4, (uint32_t)content_bytes);
+    layout_put32(entry + 8, checksum);
+}
+
+/* Compress one frame's content and send it. */
+static enum status write_frame(struct checkpoint_encoder *encoder, const void *content, size_t size,
+                               struct output *output, struct error *err) {
+    size_t frame_bytes =
+        ZSTD_compress2(encoder->zstd, encoder->frame, encoder->frame_capacity, content, size);
+    CHECK(!ZSTD_isError(frame_bytes), err, STATUS_INTERNAL, "zstd cannot compress a frame: %s",
+          ZSTD_getErrorName(frame_bytes));
+    /* The seekable format asks for the very checksum that ends a zstd frame. */
+    add_seek_entry(encoder, frame_bytes, size,
+                   layout_get32(encoder->frame + frame_bytes - LAYOUT_CHECKSUM_BYTES));
+    XXH3_128bits_update(encoder->digest, encoder->frame, frame_bytes);
+    return give(output, encoder->frame, frame_bytes, err);
+}
+
+/* The tensors' bytes, gathered into frames of CHECKPOINT_FRAME_BYTES. */
+static enum status write_data(struct checkpoint_encoder *encoder, const struct tensor_view *tensors,
+                              size_t tensor_count, struct output *output, struct error *err) {
+    size_t filled = 0;
+    for (size_t i = 0; i < tensor_count; i++) {
+        const uint8_t *from = tensors[i].data;
+        uint64_t left = 0;
+        (void)!tensor_bytes(&tensors[i], &left); /* check_tensor saw that it has a size */
+        while (left > 0) {
+            size_t room = CHECKPOINT_FRAME_BYTES - filled;
+            size_t n = left < room ? (size_t)left : room;
+            memcpy(encoder->content + filled, from, n);
+            filled += n;
+            from += n;
+            left -= n;
+            if (filled == CHECKPOINT_FRAME_BYTES) {
+                TRY(write_frame(encoder, encoder->content, filled, output, err));
+                filled = 0;
+            }
+        }
+    }
+    return filled > 0 ? write_frame(encoder, encoder->content, filled, output, err) : STATUS_OK;
+}
+
+static enum status write_trailer(struct checkpoint_encoder *encoder, struct output *output,
+                                 struct error *err) {
+    uint8_t *digest = encoder->trailer;
+    layout_put32(digest, LAYOUT_DIGEST_MAGIC);
+    layout_put32(digest + 4, LAYOUT_DIGEST_BYTES);
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(encoder->digest));
+    memcpy(digest + LAYOUT_SKIPPABLE_HEADER_BYTES, canonical.digest, LAYOUT_DIGEST_BYTES);
+    add_seek_entry(encoder, LAYOUT_DIGEST_FRAME_BYTES, 0, LAYOUT_CHECKSUM_OF_NOTHING);
+
+    size_t table_bytes = layout_seek_table_bytes(encoder->entries);
+    uint8_t *table = encoder->trailer + LAYOUT_DIGEST_FRAME_BYTES;
+    layout_put32(table, LAYOUT_SEEK_MAGIC);
+    layout_put32(table + 4, (uint32_t)(table_bytes - LAYOUT_SKIPPABLE_HEADER_BYTES));
+    uint8_t *footer = seek_entry(encoder, encoder->entries);
+    layout_put32(footer, (uint32_t)encoder->entries);
+    footer[4] = LAYOUT_SEEK_DESCRIPTOR;
+    layout_put32(footer + 5, LAYOUT_SEEKABLE_FOOTER);
+    return give(output, encoder->trailer, LAYOUT_DIGEST_FRAME_BYTES + table_bytes, err);
+}
+
+/* ---- encode ---- */
+
+static void add_digest(struct safetensors_builder *builder, const struct tensor_view *tensor) {
+    char key[TENSOR_NAME_CAPACITY + 8] = "digest.";
+    strcat(key, tensor->name);
+    char hex[33];
+    uint64_t bytes = 0;
+    (void)!tensor_bytes(tensor, &bytes);
+    checkpoint_digest_hex(tensor->data, (size_t)bytes, hex);
+    safetensors_add_metadata(builder, key, hex);
+}
+
+static enum status build_header(struct safetensors_builder *builder,
+                                const struct tensor_view *tensors, size_t tensor_count,
+                                const struct metadata_pair *metadata, size_t metadata_count,
+                                struct error *err) {
+    char version[16];
+    snprintf(version, sizeof version, "%d", CHECKPOINT_FORMAT_VERSION);
+    safetensors_add_metadata(builder, "format_version", version);
+    for (size_t i = 0; i < metadata_count; i++) {
+        safetensors_add_metadata(builder, metadata[i].key, metadata[i].value);
+    }
+    for (size_t i = 0; i < tensor_count; i++) {
+        add_digest(builder, &tensors[i]);
+    }
+    for (size_t i = 0; i < tensor_count; i++) {
+        safetensors_add_tensor(builder, &tensors[i]);
+    }
+    TRY(safetensors_finish(builder, err));
+    CHECK(builder->data_bytes <= CHECKPOINT_CONTENT_BYTES_MAX, err, STATUS_CONFIG,
+          "the tensors take more bytes than a checkpoint may hold");
+    return STATUS_OK;
+}
+
+enum status checkpoint_encode(struct checkpoint_encoder *encoder, const struct tensor_view *tensors,
+                              size_t tensor_count, const struct metadata_pair *metadata,
+                              size_t metadata_count, checkpoint_sink sink, void *sink_context,
+                              uint64_t *out_bytes, double *compress_seconds, struct error *err) {
+    double start = clock_monotonic_seconds();
+    struct output output = {.sink = sink, .context = sink_context};
+    struct safetensors_builder builder = {0};
+    TRY(check_all(tensors, tensor_count, metadata, metadata_count, err));
+    encoder->entries = 0;
+    XXH3_128bits_reset(encoder->digest);
+    enum status status =
+        build_header(&builder, tensors, tensor_count, metadata, metadata_count, err);
+    if (status == STATUS_OK) {
+        status = write_frame(encoder, builder.text.bytes, builder.text.size, &output, err);
+    }
+    text_free(&builder.text);
+    TRY(status);
+    TRY(write_data(encoder, tensors, tensor_count, &output, err));
+    TRY(write_trailer(encoder, &output, err));
+    if (out_bytes != NULL) {
+        *out_bytes = output.bytes;
+    }
+    if (compress_seconds != NULL) {
+        *compress_seconds = clock_monotonic_seconds() - start - output.sink_seconds;
+    }
+    return STATUS_OK;
+}
+
+void checkpoint_digest_hex(const void *bytes, size_t size, char out[33]) {
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes, size));
+    for (size_t i = 0; i < sizeof canonical.digest; i++) {
+        snprintf(out + 2 * i, 3, "%02x", canonical.digest[i]);
+    }
+}

@@ -1,0 +1,274 @@
+/* snapshot.c - two slots, and the asynchronous copies that fill them.
+ *
+ * Why no further synchronisation is needed, although nobody waits for a copy:
+ *  - The image of the device region is taken in compute-stream order: every op enqueued before
+ *    snapshot_fill has run, none enqueued later has. From then on training may change the region.
+ *  - A device with its own memory has one staging buffer per slot, not one for both: the slow copy
+ * to the host of one slot and the next snapshot's fast copy into the other one never meet.
+ *  - A slot comes back only after snapshot_wait has seen `copied`, so its staging buffer and image
+ * are idle when it is filled again. Two cases fill a slot whose copies may still run (a waiting
+ * save replaced by a newer one, and a fill that failed half-way): then the copy stream, which runs
+ * in the order of the calls, finishes the old copy first, and the new one overwrites all of it
+ * before the new record of `copied`. What the old copy read meanwhile is never looked at.
+ */
+#include "io/snapshot.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* By-value tensors start at multiples of this: the largest element. */
+enum { HOST_ALIGNMENT = 8 };
+
+struct snapshot_pool {
+    /* constant after create */
+    struct backend *be;
+    const uint8_t *region;
+    size_t device_bytes;
+    uint8_t *staging[SNAPSHOT_SLOTS];             /* device memory; NULL with unified memory */
+    struct backend_event *staged[SNAPSHOT_SLOTS]; /* the region is in the staging buffer */
+    bool has_mutex, has_freed;
+
+    pthread_mutex_t mutex;
+    pthread_cond_t freed; /* a slot was released */
+    struct snapshot_slot slots[SNAPSHOT_SLOTS];
+};
+
+/* ---- create and free ---- */
+
+static enum status grow_host_copy(struct snapshot_slot *slot, size_t bytes, struct error *err) {
+    if (bytes <= slot->host_capacity && slot->host_copy != NULL) {
+        return STATUS_OK;
+    }
+    /* Half as much again, so that a history that grows by a row per epoch does not come here each
+     * time; the old content is of no use. */
+    size_t capacity = bytes + bytes / 2 + HOST_ALIGNMENT;
+    uint8_t *memory = malloc(capacity);
+    CHECK(memory != NULL, err, STATUS_MEMORY,
+          "snapshot: no memory for %zu bytes of host values; nothing was saved", capacity);
+    memset(memory, 0, capacity); /* touched here, so that no page fault falls into the step loop */
+    free(slot->host_copy);
+    slot->host_copy = memory;
+    slot->host_capacity = capacity;
+    return STATUS_OK;
+}
+
+static enum status create_slot(struct snapshot_pool *pool, size_t index, size_t host_capacity,
+                               struct error *err) {
+    const struct backend_table *table = pool->be->table;
+    struct snapshot_slot *slot = &pool->slots[index];
+    slot->pool = pool;
+    TRY(table->event_create(pool->be, &slot->copied, err));
+    TRY(grow_host_copy(slot, host_capacity, err));
+    if (pool->device_bytes == 0) {
+        return STATUS_OK;
+    }
+    TRY(table->host_alloc(pool->be, pool->device_bytes, (void **)&slot->device_copy, err));
+    if (!pool->be->unified_memory) {
+        TRY(table->event_create(pool->be, &pool->staged[index], err));
+        TRY(table->device_alloc(pool->be, pool->device_bytes, (void **)&pool->staging[index], err));
+    }
+    return STATUS_OK;
+}
+
+static void free_slot(struct snapshot_pool *pool, size_t index) {
+    const struct backend_table *table = pool->be->table;
+    struct snapshot_slot *slot = &pool->slots[index];
+    assert(!slot->busy);
+    table->device_free(pool->be, pool->staging[index]);
+    if (pool->staged[index] != NULL) {
+        table->event_free(pool->be, pool->staged[index]);
+    }
+    if (slot->device_copy != NULL) {
+        table->host_free(pool->be, slot->device_copy);
+    }
+    if (slot->copied != NULL) {
+        table->event_free(pool->be, slot->copied);
+    }
+    free(slot->host_copy);
+}
+
+enum status snapshot_pool_create(struct backend *be, const void *device_region, size_t device_bytes,
+                                 size_t host_capacity, struct snapshot_pool **out,
+                                 struct error *err) {
+    assert(device_region != NULL || device_bytes == 0);
+    *out = NULL;
+    struct snapshot_pool *pool = calloc(1, sizeof *pool);
+    CHECK(pool != NULL, err, STATUS_MEMORY, "snapshot: no memory for the pool");
+    pool->be = be;
+    pool->region = device_region;
+    pool->device_bytes = device_bytes;
+    pool->has_mutex = pthread_mutex_init(&pool->mutex, NULL) == 0;
+    pool->has_freed = pthread_cond_init(&pool->freed, NULL) == 0;
+    enum status status = STATUS_OK;
+    if (!pool->has_mutex || !pool->has_freed) {
+        status = error_set(err, STATUS_MEMORY, "snapshot: cannot create a lock");
+    }
+    for (size_t i = 0; i < SNAPSHOT_SLOTS && status == STATUS_OK; i++) {
+        status = create_slot(pool, i, host_capacity, err);
+    }
+    if (status != STATUS_OK) {
+        snapshot_pool_free(pool);
+        return status;
+    }
+    *out = pool;
+    return STATUS_OK;
+}
+
+void snapshot_pool_free(struct snapshot_pool *pool) {
+    if (pool == NULL) {
+        return;
+    }
+    /* A fill that failed half-way may have left copies running; what they report no longer matters.
+     */
+    (void)pool->be->table->stream_synchronize(pool->be, BACKEND_STREAM_COMPUTE, NULL);
+    (void)pool->be->table->stream_synchronize(pool->be, BACKEND_STREAM_COPY, NULL);
+    for (size_t i = 0; i < SNAPSHOT_SLOTS; i++) {
+        free_slot(pool, i);
+    }
+    if (pool->has_freed) {
+        pthread_cond_destroy(&pool->freed);
+    }
+    if (pool->has_mutex) {
+        pthread_mutex_destroy(&pool->mutex);
+    }
+    free(pool);
+}
+
+void snapshot_pool_memory(const struct snapshot_pool *pool, size_t *pinned_bytes,
+                          size_t *device_bytes) {
+    size_t images = SNAPSHOT_SLOTS * pool->device_bytes;
+    *pinned_bytes = images;
+    *device_bytes = pool->be->unified_memory ? 0 : images;
+}
+
+/* ---- acquire and release ---- */
+
+static struct snapshot_slot *acquire_locked(struct snapshot_pool *pool) {
+    for (size_t i = 0; i < SNAPSHOT_SLOTS; i++) {
+        if (!pool->slots[i].busy) {
+            pool->slots[i].busy = true;
+            return &pool->slots[i];
+        }
+    }
+    return NULL;
+}
+
+struct snapshot_slot *snapshot_acquire(struct snapshot_pool *pool) {
+    pthread_mutex_lock(&pool->mutex);
+    struct snapshot_slot *slot = acquire_locked(pool);
+    pthread_mutex_unlock(&pool->mutex);
+    return slot;
+}
+
+struct snapshot_slot *snapshot_acquire_wait(struct snapshot_pool *pool) {
+    pthread_mutex_lock(&pool->mutex);
+    struct snapshot_slot *slot = acquire_locked(pool);
+    while (slot == NULL) {
+        pthread_cond_wait(&pool->freed, &pool->mutex);
+        slot = acquire_locked(pool);
+    }
+    pthread_mutex_unlock(&pool->mutex);
+    return slot;
+}
+
+void snapshot_release(struct snapshot_slot *slot) {
+    struct snapshot_pool *pool = slot->pool;
+    pthread_mutex_lock(&pool->mutex);
+    assert(slot->busy);
+    slot->busy = false;
+    pthread_cond_signal(&pool->freed);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+/* ---- fill and wait ---- */
+
+static size_t align_up(size_t bytes) {
+    return (bytes + HOST_ALIGNMENT - 1) / HOST_ALIGNMENT * HOST_ALIGNMENT;
+}
+
+/* Where the tensors will lie in the slot; *host_bytes: what the by-value ones take. The data of
+ * by-value tensors is set by copy_host_values, once their memory is known to be large enough. */
+static enum status place_tensors(struct snapshot_slot *slot, const struct snapshot_source *sources,
+                                 size_t count, size_t *host_bytes, struct error *err) {
+    const struct snapshot_pool *pool = slot->pool;
+    CHECK(count <= SNAPSHOT_TENSORS_MAX, err, STATUS_INTERNAL,
+          "snapshot: %zu tensors, at most %d are possible", count, (int)SNAPSHOT_TENSORS_MAX);
+    *host_bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct tensor_view *tensor = &slot->tensors[i];
+        *tensor = sources[i].view;
+        uint64_t bytes;
+        CHECK(tensor_bytes(tensor, &bytes) && bytes <= SIZE_MAX / 4, err, STATUS_INTERNAL,
+              "snapshot: the size of tensor %s overflows", tensor->name);
+        if (bytes == 0) {
+            tensor->data = NULL;
+        } else if (sources[i].kind == SNAPSHOT_HOST) {
+            *host_bytes += align_up((size_t)bytes);
+        } else if (sources[i].kind == SNAPSHOT_DEVICE) {
+            /* As numbers: comparing pointers into different objects has no meaning in C. */
+            uintptr_t offset = (uintptr_t)tensor->data - (uintptr_t)pool->region;
+            CHECK(bytes <= pool->device_bytes && offset <= pool->device_bytes - bytes, err,
+                  STATUS_INTERNAL, "snapshot: tensor %s does not lie in the device region",
+                  tensor->name);
+            tensor->data = slot->device_copy + offset;
+        }
+    }
+    return STATUS_OK;
+}
+
+static void copy_host_values(struct snapshot_slot *slot, const struct snapshot_source *sources,
+                             size_t count) {
+    size_t offset = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t bytes = 0;
+        if (sources[i].kind == SNAPSHOT_HOST && tensor_bytes(&sources[i].view, &bytes) &&
+            bytes > 0) {
+            slot->tensors[i].data = slot->host_copy + offset;
+            memcpy(slot->tensors[i].data, sources[i].view.data, (size_t)bytes);
+            offset += align_up((size_t)bytes);
+        }
+    }
+}
+
+static enum status enqueue_copies(struct snapshot_slot *slot, struct error *err) {
+    struct snapshot_pool *pool = slot->pool;
+    struct backend *be = pool->be;
+    const struct backend_table *table = be->table;
+    if (pool->device_bytes == 0) {
+        return STATUS_OK;
+    }
+    if (be->unified_memory) {
+        TRY(table->copy(be, slot->device_copy, pool->region, pool->device_bytes,
+                        BACKEND_STREAM_COMPUTE, err));
+        return table->event_record(be, slot->copied, BACKEND_STREAM_COMPUTE, err);
+    }
+    size_t index = (size_t)(slot - pool->slots);
+    TRY(table->copy(be, pool->staging[index], pool->region, pool->device_bytes,
+                    BACKEND_STREAM_COMPUTE, err));
+    TRY(table->event_record(be, pool->staged[index], BACKEND_STREAM_COMPUTE, err));
+    TRY(table->stream_wait_event(be, BACKEND_STREAM_COPY, pool->staged[index], err));
+    TRY(table->copy(be, slot->device_copy, pool->staging[index], pool->device_bytes,
+                    BACKEND_STREAM_COPY, err));
+    return table->event_record(be, slot->copied, BACKEND_STREAM_COPY, err);
+}
+
+enum status snapshot_fill(struct snapshot_slot *slot, const struct snapshot_source *sources,
+                          size_t count, struct error *err) {
+    size_t host_bytes = 0;
+    TRY(place_tensors(slot, sources, count, &host_bytes, err));
+    TRY(grow_host_copy(slot, host_bytes, err));
+    TRY(enqueue_copies(slot, err)); /* first: the device works while the host values are copied */
+    copy_host_values(slot, sources, count);
+    slot->tensor_count = count;
+    return STATUS_OK;
+}
+
+enum status snapshot_wait(struct snapshot_slot *slot, struct error *err) {
+    struct backend *be = slot->pool->be;
+    if (slot->pool->device_bytes == 0) {
+        return STATUS_OK;
+    }
+    return be->table->event_wait(be, slot->copied, err);
+}

@@ -1,0 +1,94 @@
+/* snapshot.h - a consistent copy of the training state that training never waits for.
+ *
+ * Two slots of pinned host memory circulate between the trainer, which fills one, and the
+ * checkpoint writer, which drains it. Device tensors all lie in one region (the flat state buffer),
+ * copied whole in stream order: on a device with its own memory first device to device on the
+ * compute stream, then to the slot on the copy stream behind an event; with unified memory in one
+ * step. Host values are copied by value in the call. Constants (the vocabulary) are not copied:
+ * they never change.
+ *
+ * Usage (trainer):                                   (writer thread):
+ *     slot = snapshot_acquire(pool);                     snapshot_wait(slot, err);
+ *     TRY(snapshot_fill(slot, sources, n, err));         checkpoint_encode(.., slot->tensors, ..);
+ *     hand over to the writer                            snapshot_release(slot);
+ *
+ * THREADS: acquire and fill on the trainer's thread; wait and release on the writer's. A slot
+ * belongs to the trainer from acquire until it is handed over, then to the writer until release.
+ */
+#ifndef CAIRN_IO_SNAPSHOT_H
+#define CAIRN_IO_SNAPSHOT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "host/base/status.h"
+#include "host/base/tensor.h"
+#include "kernels/backend.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { SNAPSHOT_SLOTS = 2, SNAPSHOT_TENSORS_MAX = 256 };
+
+enum snapshot_kind {
+    SNAPSHOT_DEVICE,  /* view.data lies in the device region */
+    SNAPSHOT_HOST,    /* copied by value; view.data may change after snapshot_fill returns */
+    SNAPSHOT_CONSTANT /* view.data stays valid and unchanged as long as the pool lives */
+};
+
+struct snapshot_source {
+    struct tensor_view view;
+    enum snapshot_kind kind;
+};
+
+struct snapshot_pool;
+
+struct snapshot_slot {
+    struct tensor_view tensors[SNAPSHOT_TENSORS_MAX]; /* what was snapshot; data is host memory */
+    size_t tensor_count;
+    struct snapshot_pool *pool; /* private from here */
+    uint8_t *device_copy;       /* pinned image of the device region */
+    uint8_t *host_copy;         /* by-value tensors, grown outside the step loop */
+    size_t host_capacity;
+    struct backend_event *copied;
+    bool busy; /* guarded by the pool's mutex */
+};
+
+/* `device_region` of `device_bytes` holds every SNAPSHOT_DEVICE tensor. Allocates both slots (and
+ * on a device with its own memory the staging copies) at once; host_capacity bytes for by-value
+ * tensors. The backend and the region must outlive the pool. */
+MUST_USE enum status snapshot_pool_create(struct backend *be, const void *device_region,
+                                          size_t device_bytes, size_t host_capacity,
+                                          struct snapshot_pool **out, struct error *err);
+/* All slots must have been released. */
+void snapshot_pool_free(struct snapshot_pool *pool);
+
+/* A free slot, or NULL when both are with the writer. Never blocks. */
+struct snapshot_slot *snapshot_acquire(struct snapshot_pool *pool);
+/* As above, but waits until one is free. */
+struct snapshot_slot *snapshot_acquire_wait(struct snapshot_pool *pool);
+
+/* Enqueue the copies and copy host values. Never waits for the device: a copy of an
+ * asynchronous device may still be under way (snapshot_wait), on the CPU it is done. Grows the
+ * by-value area when it must (never in the step loop: only the epoch history grows). On failure the
+ * slot still belongs to the caller, who releases it. */
+MUST_USE enum status snapshot_fill(struct snapshot_slot *slot,
+                                   const struct snapshot_source *sources, size_t count,
+                                   struct error *err);
+
+/* Block until the slot's bytes are all there. Writer's thread. */
+MUST_USE enum status snapshot_wait(struct snapshot_slot *slot, struct error *err);
+
+/* Give the slot back. */
+void snapshot_release(struct snapshot_slot *slot);
+
+/* Bytes of pinned host memory and of device staging memory that the pool holds. */
+void snapshot_pool_memory(const struct snapshot_pool *pool, size_t *pinned_bytes,
+                          size_t *device_bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,478 @@
+/* writer.c - the background thread that turns a snapshot into a durable file.
+ *
+ * THREADS: a save is a `struct job`, one per snapshot slot. Its state says who owns it: FREE
+ * nobody, FILLING the trainer, WAITING the queue (either thread may take it, under the mutex),
+ * WRITING the writer's thread. Waiting jobs are written in the order of their ids. Jobs, their
+ * memory, encoder and results are allocated by writer_create; a save allocates only when its
+ * metadata outgrow the job's memory or its by-value tensors the slot's.
+ */
+#include "io/writer.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/base/text.h"
+#include "io/writer_targets.h"
+
+enum {
+    STALLS_KEPT = 65536,
+    STRINGS_INITIAL_BYTES = 64 * 1024 /* the effective options of a run take about 4 KiB */
+};
+
+enum job_state { JOB_FREE, JOB_FILLING, JOB_WAITING, JOB_WRITING };
+
+struct job {
+    enum job_state state; /* guarded by the mutex */
+    bool must;            /* constant while WAITING */
+
+    /* owned as the state says */
+    uint64_t id, step;
+    struct snapshot_slot *slot;
+    double entered_seconds; /* monotonic clock, entry of writer_save */
+    double stall_seconds;
+    struct save_target targets[WRITER_TARGETS_MAX];
+    size_t target_count;
+    struct metadata_pair metadata[WRITER_METADATA_MAX]; /* point into strings */
+    size_t metadata_count;
+    char *strings;
+    size_t strings_capacity;
+};
+
+struct writer {
+    /* constant after create */
+    struct writer_options options;
+    struct snapshot_pool *pool;
+    pthread_t thread;
+    bool has_thread, has_mutex, has_work, has_idle;
+
+    /* trainer's thread only */
+    uint64_t last_id;
+    double *stalls; /* ring of the latest STALLS_KEPT */
+    double *stalls_sorted;
+    uint64_t stall_count;
+
+    /* writer's thread only */
+    struct writer_targets publisher;
+    struct save_result result; /* of the job being written */
+
+    pthread_mutex_t mutex; /* guards what follows, and the states of the jobs */
+    pthread_cond_t work;   /* a job is waiting, or closing */
+    pthread_cond_t idle;   /* a job was finished */
+    bool closing;
+    struct job jobs[SNAPSHOT_SLOTS];
+    struct writer_totals totals; /* without the percentiles */
+    struct save_result *results; /* WRITER_RESULTS_MAX, oldest first */
+    size_t result_count;
+};
+
+/* ---- results ---- */
+
+/* A result that nobody fetched must neither block the thread nor pile up: when the list is full the
+ * oldest good news goes, then the oldest of all; the totals count it. */
+static void make_room_for_result_locked(struct writer *writer) {
+    size_t victim = 0;
+    for (size_t i = 0; i < writer->result_count; i++) {
+        if (writer->results[i].status == STATUS_OK) {
+            victim = i;
+            break;
+        }
+    }
+    writer->result_count--;
+    writer->totals.results_lost++;
+    memmove(&writer->results[victim], &writer->results[victim + 1],
+            (writer->result_count - victim) * sizeof writer->results[0]);
+}
+
+static void add_result_locked(struct writer *writer, const struct save_result *result) {
+    if (writer->result_count == WRITER_RESULTS_MAX) {
+        make_room_for_result_locked(writer);
+    }
+    writer->results[writer->result_count++] = *result;
+}
+
+bool writer_poll(struct writer *writer, struct save_result *out) {
+    pthread_mutex_lock(&writer->mutex);
+    bool found = writer->result_count > 0;
+    if (found) {
+        *out = writer->results[0];
+        writer->result_count--;
+        memmove(&writer->results[0], &writer->results[1],
+                writer->result_count * sizeof writer->results[0]);
+    }
+    pthread_mutex_unlock(&writer->mutex);
+    return found;
+}
+
+/* ---- writer's thread ---- */
+
+static void begin_result(struct save_result *result, const struct job *job) {
+    memset(result, 0, sizeof *result);
+    result->id = job->id;
+    result->step = job->step;
+    result->stall_seconds = job->stall_seconds;
+    memcpy(result->path, job->targets[0].path, sizeof result->path);
+}
+
+static void write_job(struct writer *writer, const struct job *job) {
+    struct save_result *result = &writer->result;
+    begin_result(result, job);
+    struct error err = {STATUS_OK, ""};
+    double before = clock_monotonic_seconds();
+    enum status status = snapshot_wait(job->slot, &err);
+    result->snapshot_seconds = clock_monotonic_seconds() - before;
+    if (status == STATUS_OK) {
+        status = writer_targets_write(&writer->publisher, job->slot, job->step, job->targets,
+                                      job->target_count, job->metadata, job->metadata_count, result,
+                                      &err);
+    }
+    result->durable_seconds = clock_monotonic_seconds() - job->entered_seconds;
+    result->status = status;
+    if (status != STATUS_OK) {
+        memcpy(result->message, err.message, sizeof result->message);
+    }
+}
+
+static struct job *oldest_waiting_locked(struct writer *writer) {
+    struct job *oldest = NULL;
+    for (size_t i = 0; i < SNAPSHOT_SLOTS; i++) {
+        struct job *job = &writer->jobs[i];
+        if (job->state == JOB_WAITING && (oldest == NULL || job->id < oldest->id)) {
+            oldest = job;
+        }
+    }
+    return oldest;
+}
+
+/* The result is there and the slot is free before anybody hears that the job is finished. */
+static void finish_job_locked(struct writer *writer, struct job *job) {
+    add_result_locked(writer, &writer->result);
+    if (writer->result.status == STATUS_OK) {
+        writer->totals.saved++;
+    } else {
+        writer->totals.failed++;
+    }
+    struct snapshot_slot *slot = job->slot;
+    job->slot = NULL;
+    job->state = JOB_FREE;
+    snapshot_release(slot);
+    pthread_cond_broadcast(&writer->idle);
+}
+
+static void *writer_thread(void *context) {
+    struct writer *writer = context;
+    pthread_mutex_lock(&writer->mutex);
+    for (;;) {
+        struct job *job = oldest_waiting_locked(writer);
+        if (job != NULL) {
+            job->state = JOB_WRITING;
+            pthread_mutex_unlock(&writer->mutex);
+            write_job(writer, job);
+            pthread_mutex_lock(&writer->mutex);
+            finish_job_locked(writer, job);
+        } else if (writer->closing) {
+            break;
+        } else {
+            pthread_cond_wait(&writer->work, &writer->mutex);
+        }
+    }
+    pthread_mutex_unlock(&writer->mutex);
+    return NULL;
+}
+
+/* ---- trainer's thread: a save ---- */
+
+/* A job that nobody owns. There is one for every slot that was acquired: finish_job_locked frees
+ * the job before its slot. */
+static struct job *take_free_job(struct writer *writer, struct snapshot_slot *slot) {
+    struct job *found = NULL;
+    pthread_mutex_lock(&writer->mutex);
+    for (size_t i = 0; i < SNAPSHOT_SLOTS && found == NULL; i++) {
+        if (writer->jobs[i].state == JOB_FREE) {
+            found = &writer->jobs[i];
+            found->state = JOB_FILLING;
+            found->slot = slot;
+        }
+    }
+    pthread_mutex_unlock(&writer->mutex);
+    assert(found != NULL);
+    return found;
+}
+
+/* BUSY_LATEST: take a waiting save that may be skipped out of the queue; its slot is used again. */
+static struct job *replace_waiting_job(struct writer *writer) {
+    struct job *found = NULL;
+    pthread_mutex_lock(&writer->mutex);
+    for (size_t i = 0; i < SNAPSHOT_SLOTS; i++) {
+        struct job *job = &writer->jobs[i];
+        if (job->state == JOB_WAITING && !job->must && (found == NULL || job->id < found->id)) {
+            found = job;
+        }
+    }
+    if (found != NULL) {
+        struct save_result dropped;
+        begin_result(&dropped, found);
+        dropped.dropped = true;
+        add_result_locked(writer, &dropped);
+        writer->totals.skipped++;
+        found->state = JOB_FILLING;
+        pthread_cond_broadcast(&writer->idle);
+    }
+    pthread_mutex_unlock(&writer->mutex);
+    return found;
+}
+
+/* A job with a slot by the busy policy, or NULL: this save is skipped. */
+static struct job *acquire_job(struct writer *writer, bool must) {
+    struct snapshot_slot *slot = snapshot_acquire(writer->pool);
+    if (slot != NULL) {
+        return take_free_job(writer, slot);
+    }
+    if (must || writer->options.busy == WRITER_BUSY_WAIT) {
+        pthread_mutex_lock(&writer->mutex);
+        writer->totals.delayed++;
+        pthread_mutex_unlock(&writer->mutex);
+        return take_free_job(writer, snapshot_acquire_wait(writer->pool));
+    }
+    return writer->options.busy == WRITER_BUSY_LATEST ? replace_waiting_job(writer) : NULL;
+}
+
+static enum status copy_metadata(struct job *job, const struct save_request *request,
+                                 struct error *err) {
+    size_t sizes[WRITER_METADATA_MAX][2];
+    size_t total = 0;
+    for (size_t i = 0; i < request->metadata_count; i++) {
+        sizes[i][0] = strlen(request->metadata[i].key) + 1;
+        sizes[i][1] = strlen(request->metadata[i].value) + 1;
+        total += sizes[i][0] + sizes[i][1];
+    }
+    if (total > job->strings_capacity) {
+        char *strings = malloc(2 * total);
+        CHECK(strings != NULL, err, STATUS_MEMORY, "save: no memory for %zu bytes of metadata",
+              total);
+        free(job->strings);
+        job->strings = strings;
+        job->strings_capacity = 2 * total;
+    }
+    char *end = job->strings;
+    for (size_t i = 0; i < request->metadata_count; i++) {
+        job->metadata[i].key = memcpy(end, request->metadata[i].key, sizes[i][0]);
+        end += sizes[i][0];
+        job->metadata[i].value = memcpy(end, request->metadata[i].value, sizes[i][1]);
+        end += sizes[i][1];
+    }
+    job->metadata_count = request->metadata_count;
+    return STATUS_OK;
+}
+
+static enum status fill_job(struct job *job, const struct snapshot_source *sources, size_t count,
+                            const struct save_request *request, struct error *err) {
+    TRY(snapshot_fill(job->slot, sources, count, err));
+    job->step = request->step;
+    job->must = request->must;
+    memcpy(job->targets, request->targets, request->target_count * sizeof job->targets[0]);
+    job->target_count = request->target_count;
+    return copy_metadata(job, request, err);
+}
+
+/* Call with the mutex held. */
+static void record_stall_locked(struct writer *writer, double seconds) {
+    writer->stalls[writer->stall_count % STALLS_KEPT] = seconds;
+    writer->stall_count++;
+    writer->totals.stall_seconds_total += seconds;
+    if (seconds > writer->totals.stall_seconds_max) {
+        writer->totals.stall_seconds_max = seconds;
+    }
+}
+
+static void enqueue_job(struct writer *writer, struct job *job, double entered) {
+    job->id = ++writer->last_id;
+    job->entered_seconds = entered;
+    pthread_mutex_lock(&writer->mutex);
+    job->state = JOB_WAITING;
+    pthread_cond_signal(&writer->work);
+    /* Taken here, behind the wake-up, so that a stall contains all that the trainer pays for. */
+    job->stall_seconds = clock_monotonic_seconds() - entered;
+    record_stall_locked(writer, job->stall_seconds);
+    pthread_mutex_unlock(&writer->mutex);
+}
+
+static void give_up_job(struct writer *writer, struct job *job) {
+    pthread_mutex_lock(&writer->mutex);
+    struct snapshot_slot *slot = job->slot;
+    job->slot = NULL;
+    job->state = JOB_FREE;
+    writer->totals.failed++;
+    snapshot_release(slot);
+    pthread_mutex_unlock(&writer->mutex);
+}
+
+enum status writer_save(struct writer *writer, const struct snapshot_source *sources, size_t count,
+                        const struct save_request *request, enum save_outcome *outcome,
+                        struct error *err) {
+    double entered = clock_monotonic_seconds();
+    assert(request->target_count >= 1 && request->target_count <= WRITER_TARGETS_MAX);
+    assert(request->metadata_count <= WRITER_METADATA_MAX);
+    *outcome = SAVE_SKIPPED;
+    struct job *job = acquire_job(writer, request->must);
+    pthread_mutex_lock(&writer->mutex);
+    writer->totals.requested++;
+    writer->totals.skipped += job == NULL;
+    pthread_mutex_unlock(&writer->mutex);
+    if (job == NULL) {
+        return STATUS_OK;
+    }
+    enum status status = fill_job(job, sources, count, request, err);
+    if (status != STATUS_OK) {
+        give_up_job(writer, job);
+        return status;
+    }
+    *outcome = SAVE_ACCEPTED;
+    enqueue_job(writer, job, entered);
+    return STATUS_OK;
+}
+
+static bool all_free_locked(const struct writer *writer) {
+    for (size_t i = 0; i < SNAPSHOT_SLOTS; i++) {
+        if (writer->jobs[i].state != JOB_FREE) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void writer_drain(struct writer *writer) {
+    pthread_mutex_lock(&writer->mutex);
+    while (!all_free_locked(writer)) {
+        pthread_cond_wait(&writer->idle, &writer->mutex);
+    }
+    pthread_mutex_unlock(&writer->mutex);
+}
+
+/* ---- totals ---- */
+
+static int compare_doubles(const void *a, const void *b) {
+    double x = *(const double *)a;
+    double y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Nearest rank: the smallest value that at least `percent` per cent of all values do not exceed. */
+static double percentile(const double *sorted, size_t count, size_t percent) {
+    return count == 0 ? 0.0 : sorted[(count * percent + 99) / 100 - 1];
+}
+
+struct writer_totals writer_get_totals(struct writer *writer) {
+    pthread_mutex_lock(&writer->mutex);
+    struct writer_totals totals = writer->totals;
+    pthread_mutex_unlock(&writer->mutex);
+    size_t count = writer->stall_count < STALLS_KEPT ? (size_t)writer->stall_count : STALLS_KEPT;
+    memcpy(writer->stalls_sorted, writer->stalls, count * sizeof writer->stalls[0]);
+    qsort(writer->stalls_sorted, count, sizeof writer->stalls[0], compare_doubles);
+    totals.stall_seconds_p50 = percentile(writer->stalls_sorted, count, 50);
+    totals.stall_seconds_p99 = percentile(writer->stalls_sorted, count, 99);
+    return totals;
+}
+
+/* ---- create and free ---- */
+
+static enum status allocate_buffers(struct writer *writer, struct error *err) {
+    writer->stalls = calloc(STALLS_KEPT, sizeof writer->stalls[0]);
+    writer->stalls_sorted = calloc(STALLS_KEPT, sizeof writer->stalls[0]);
+    writer->results = calloc(WRITER_RESULTS_MAX, sizeof writer->results[0]);
+    bool complete =
+        writer->stalls != NULL && writer->stalls_sorted != NULL && writer->results != NULL;
+    for (size_t i = 0; i < SNAPSHOT_SLOTS && complete; i++) {
+        writer->jobs[i].strings = malloc(STRINGS_INITIAL_BYTES);
+        writer->jobs[i].strings_capacity = STRINGS_INITIAL_BYTES;
+        complete = writer->jobs[i].strings != NULL;
+    }
+    CHECK(complete, err, STATUS_MEMORY, "checkpoint writer: no memory for its buffers");
+    return STATUS_OK;
+}
+
+static enum status create_locks(struct writer *writer, struct error *err) {
+    writer->has_mutex = pthread_mutex_init(&writer->mutex, NULL) == 0;
+    writer->has_work = pthread_cond_init(&writer->work, NULL) == 0;
+    writer->has_idle = pthread_cond_init(&writer->idle, NULL) == 0;
+    CHECK(writer->has_mutex && writer->has_work && writer->has_idle, err, STATUS_MEMORY,
+          "checkpoint writer: cannot create a lock");
+    return STATUS_OK;
+}
+
+/* A thread inherits the signal mask, so all signals are blocked while it is made: they go to the
+ * threads that wait for them. */
+static enum status start_thread(struct writer *writer, struct error *err) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int code = pthread_create(&writer->thread, NULL, writer_thread, writer);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    CHECK(code == 0, err, STATUS_MEMORY, "checkpoint writer: cannot start a thread: %s",
+          strerror(code));
+    writer->has_thread = true;
+    return STATUS_OK;
+}
+
+static enum status init_writer(struct writer *writer, struct backend *be, const void *device_region,
+                               size_t device_bytes, struct error *err) {
+    TRY(create_locks(writer, err));
+    TRY(allocate_buffers(writer, err));
+    TRY(writer_targets_init(&writer->publisher, &writer->options, err));
+    TRY(snapshot_pool_create(be, device_region, device_bytes, writer->options.host_capacity,
+                             &writer->pool, err));
+    return start_thread(writer, err);
+}
+
+enum status writer_create(const struct writer_options *options, struct backend *be,
+                          const void *device_region, size_t device_bytes, struct writer **out,
+                          struct error *err) {
+    *out = NULL;
+    struct writer *writer = calloc(1, sizeof *writer);
+    CHECK(writer != NULL, err, STATUS_MEMORY, "checkpoint writer: no memory");
+    writer->options = *options;
+    enum status status = init_writer(writer, be, device_region, device_bytes, err);
+    if (status != STATUS_OK) {
+        writer_free(writer);
+        return status;
+    }
+    *out = writer;
+    return STATUS_OK;
+}
+
+static void stop_thread(struct writer *writer) {
+    pthread_mutex_lock(&writer->mutex);
+    writer->closing = true;
+    pthread_cond_signal(&writer->work);
+    pthread_mutex_unlock(&writer->mutex);
+    pthread_join(writer->thread, NULL);
+}
+
+void writer_free(struct writer *writer) {
+    if (writer == NULL) {
+        return;
+    }
+    if (writer->has_thread) {
+        stop_thread(writer);
+    }
+    snapshot_pool_free(writer->pool);
+    writer_targets_deinit(&writer->publisher);
+    for (size_t i = 0; i < SNAPSHOT_SLOTS; i++) {
+        free(writer->jobs[i].strings);
+    }
+    free(writer->results);
+    free(writer->stalls_sorted);
+    free(writer->stalls);
+    if (writer->has_idle) {
+        pthread_cond_destroy(&writer->idle);
+    }
+    if (writer->has_work) {
+        pthread_cond_destroy(&writer->work);
+    }
+    if (writer->has_mutex) {
+        pthread_mutex_destroy(&writer->mutex);
+    }
+    free(writer);
+}

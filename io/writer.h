@@ -1,0 +1,133 @@
+/* writer.h - the background thread that turns a snapshot into a durable file.
+ *
+ *     trainer:  writer_save -> snapshot slot -> ready queue
+ *     writer thread:           ready -> wait for the copy -> zstd frames -> temp file -> fsync ->
+ *                              rename -> fsync directory -> (next target) -> state file ->
+ * retention
+ *                              -> slot free, result queued
+ *     trainer:  writer_poll at step boundaries
+ *
+ * When both slots are busy a save that may be skipped follows the busy policy: SKIP drops it,
+ * LATEST replaces a waiting (not yet started) skippable one or drops this one, WAIT blocks. A save
+ * that must happen (first, best, last, stop) waits for a slot. Every drop is counted. One snapshot
+ * may be published under several names; targets are published in the order given, so the best file
+ * is durable before a checkpoint that claims it. When a target fails, the later ones of the same
+ * save are not published. A failure is sticky in `writer_totals` and reported once by its result;
+ * later saves are tried anew with a new temporary file.
+ *
+ * Usage:
+ *     TRY(writer_create(&options, be, region, bytes, &writer, err));
+ *     TRY(writer_save(writer, sources, n, &request, &outcome, err));      microseconds
+ *     while (writer_poll(writer, &result)) { log it }
+ *     writer_drain(writer);                                                waits for all of them
+ *     writer_free(writer);
+ *
+ * THREADS: writer_create starts the thread, writer_free joins it; everything else is called by the
+ * trainer's thread. The writer thread blocks all signals.
+ */
+#ifndef CAIRN_IO_WRITER_H
+#define CAIRN_IO_WRITER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "host/base/status.h"
+#include "io/checkpoint.h"
+#include "io/file.h"
+#include "io/snapshot.h"
+#include "io/store.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum writer_busy { WRITER_BUSY_SKIP, WRITER_BUSY_LATEST, WRITER_BUSY_WAIT };
+
+struct writer;
+
+struct writer_options {
+    const struct file_table *files;
+    struct store *store;   /* borrowed; store_committed is called for ring targets */
+    int compression_level; /* zstd, -7 to 19 */
+    enum writer_busy busy;
+    size_t host_capacity; /* snapshot_pool_create's */
+};
+
+/* WRITER_RESULTS_MAX: finished saves that wait to be polled. At most two are under way at a time,
+ * so a trainer that polls at every step boundary never meets the limit. When more pile up, the
+ * oldest successful result is dropped, failures only when there is nothing else; results_lost
+ * counts them. */
+enum { WRITER_TARGETS_MAX = 4, WRITER_METADATA_MAX = 32, WRITER_RESULTS_MAX = 64 };
+
+struct save_target {
+    char path[FILE_PATH_CAPACITY];
+    bool ring;         /* a checkpoint of the store's ring: store_committed follows */
+    bool weights_only; /* leave out tensors whose name starts with "adam.", "best.", "last.",
+                          "state." or "history."; what a prediction needs (weights, vocabulary,
+                          text.*) stays */
+};
+
+struct save_request {
+    uint64_t step;
+    bool must;                                      /* never skipped */
+    struct save_target targets[WRITER_TARGETS_MAX]; /* in order of publication */
+    size_t target_count;
+    struct metadata_pair
+        metadata[WRITER_METADATA_MAX]; /* strings copied by writer_save; the writer
+             adds "created" (ISO 8601, UTC), "host" and "pid" where they are absent */
+    size_t metadata_count;
+};
+
+enum save_outcome { SAVE_ACCEPTED, SAVE_SKIPPED };
+
+struct save_result {
+    uint64_t id, step;  /* id: the number of the accepted save, from 1 */
+    enum status status; /* of the first target that failed, or STATUS_OK */
+    char message[1024]; /* why it failed */
+    bool dropped;       /* replaced by a newer one under WRITER_BUSY_LATEST; nothing written */
+    size_t targets_published;      /* files that are durable under their names */
+    char path[FILE_PATH_CAPACITY]; /* last target published, or the one that failed */
+    uint64_t bytes, raw_bytes;     /* of the last target */
+    double stall_seconds;          /* writer_save's own time on the trainer's thread */
+    double durable_seconds;        /* from writer_save's entry until all targets were durable */
+    /* sums over the targets; snapshot: the writer's wait for the copies */
+    double snapshot_seconds, compress_seconds, write_seconds, fsync_seconds, rename_seconds;
+};
+
+struct writer_totals {
+    /* Once drained, requested = saved + skipped + failed. skipped includes dropped ones, failed
+     * those whose snapshot failed; delayed: waited for a slot. */
+    uint64_t requested, saved, skipped, delayed, failed;
+    uint64_t results_lost; /* more than WRITER_RESULTS_MAX were not polled */
+    double stall_seconds_total, stall_seconds_max; /* over all accepted saves */
+    double stall_seconds_p50, stall_seconds_p99; /* nearest rank, over the latest 65,536 of them */
+};
+
+/* `device_region` as in snapshot_pool_create. */
+MUST_USE enum status writer_create(const struct writer_options *options, struct backend *be,
+                                   const void *device_region, size_t device_bytes,
+                                   struct writer **out, struct error *err);
+
+/* Take a snapshot of `sources` and queue it. Blocks only as the busy policy says. A failed
+ * background save does not make this fail. STATUS_DEVICE or STATUS_MEMORY when the snapshot itself
+ * failed: there is then no result for it, and under LATEST the save that it replaced is gone. */
+MUST_USE enum status writer_save(struct writer *writer, const struct snapshot_source *sources,
+                                 size_t count, const struct save_request *request,
+                                 enum save_outcome *outcome, struct error *err);
+
+/* The next finished save, in the order of writing; false when there is none now. Never blocks. */
+bool writer_poll(struct writer *writer, struct save_result *out);
+
+/* Block until every accepted save has finished (their results are then there to poll). */
+void writer_drain(struct writer *writer);
+
+struct writer_totals writer_get_totals(struct writer *writer);
+
+/* Finish what is queued, join the thread, free everything. NULL is fine. */
+void writer_free(struct writer *writer);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
