@@ -1,0 +1,94 @@
+/* loading.h - from a checkpoint on disk to something that can be asked: vocabulary, text rules,
+ * weights.
+ *
+ * What evaluate, predict and tokenize share. Sizes, vocabulary and text rules come from the
+ * checkpoint; options only say which one. Nothing here takes a lock or writes.
+ *
+ * Usage:
+ *     struct loaded loaded = {0};
+ *     TRY(loading_open(options, &loaded, err));              finds, reads and verifies
+ *     TRY(loading_create_model(&loaded, be, &limits, &model, err));
+ *     loading_close(&loaded);
+ *
+ * THREADS: main thread.
+ */
+#ifndef CAIRN_HOST_LOADING_H
+#define CAIRN_HOST_LOADING_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "host/base/status.h"
+#include "host/model.h"
+#include "host/options.h"
+#include "host/tokenizer.h"
+#include "io/checkpoint.h"
+#include "io/dataset.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Names of the tensors that a prediction needs besides the weights. */
+#define TENSOR_VOCABULARY "vocabulary"        /* U8: tokens, each ended by a newline */
+#define TENSOR_STRIP_HTML "text.strip_html"   /* I64 scalar, 0 or 1 */
+#define TENSOR_MAX_LENGTH "text.max_length"   /* I64 scalar, 0 = no cut */
+#define TENSOR_LABEL_NAMES "text.label_names" /* U8: two names, each ended by a newline */
+
+/* How texts become ids, and what the answer is called. */
+struct text_rules {
+    bool strip_html;
+    uint64_t max_length;
+    char label_names[2][DATASET_LABEL_CAPACITY];
+};
+
+struct loaded {
+    struct checkpoint *checkpoint; /* NULL: untrained (--allow-untrained) */
+    char path[FILE_PATH_CAPACITY]; /* of the checkpoint; "" when untrained */
+    uint64_t step;                 /* 0 when unknown */
+    struct vocabulary *vocabulary;
+    struct text_rules rules;
+    struct model_shape shape;
+    uint64_t seed; /* of the initial weights when untrained */
+};
+
+/* The checkpoint that --model-dir and --checkpoint name, with its vocabulary and rules. Damaged
+ * newer ones are named on stderr. Without one: STATUS_INPUT saying where was looked, unless
+ * --allow-untrained gives initial weights (vocabulary from --vocabulary, or learned from --data).
+ */
+MUST_USE enum status loading_open(const struct options *options, struct loaded *out,
+                                  struct error *err);
+
+/* Vocabulary and text rules of a checkpoint. `vocabulary_file` is used when the checkpoint holds
+ * none
+ * ("" = then it is an error). */
+MUST_USE enum status loading_read_text(const struct checkpoint *checkpoint, const char *path,
+                                       const char *vocabulary_file, struct vocabulary **vocabulary,
+                                       struct text_rules *rules, struct error *err);
+
+/* The sizes that a checkpoint's tensors have. STATUS_MISFIT naming a missing or misshapen tensor.
+ */
+MUST_USE enum status loading_shape(const struct checkpoint *checkpoint, const char *path,
+                                   struct model_shape *out, struct error *err);
+
+/* Copy tensors `prefix` + name into a part of the model (weights, m, v, best). The caller has made
+ * sure of the shapes (resume.h, loading_shape); still checked: STATUS_MISFIT. */
+MUST_USE enum status loading_upload(struct model *model, float *part, const char *prefix,
+                                    const struct checkpoint *checkpoint, struct error *err);
+
+/* A forward-only model with the loaded (or initial) weights. The caller calls model_free. */
+MUST_USE enum status loading_create_model(const struct loaded *loaded, struct backend *be,
+                                          const struct batch_limits *limits, struct model **out,
+                                          struct error *err);
+
+/* The backend that --device, --threads, --isa and --precision ask for. STATUS_DEVICE for what this
+ * build or machine lacks. The caller calls be->table->free. */
+MUST_USE enum status loading_create_backend(const struct options *options, struct backend **out,
+                                            struct error *err);
+
+void loading_close(struct loaded *loaded);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

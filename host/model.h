@@ -1,0 +1,132 @@
+/* model.h - the parameters of the classifier and the steps of training, on any backend.
+ *
+ * One flat state buffer in device memory holds, in this order, weights, Adam's m, Adam's v, the
+ * best weights (only if asked for) and the running sums of the epoch: [ weights P | m P | v P |
+ * (best P) | struct pass_sums ]      P floats, padded so that each part starts at a multiple of 64
+ * bytes. One copy of it is a consistent snapshot. Gradients are a second flat buffer of P floats.
+ * One table of named tensors (model_tensors) drives initialisation, optimiser, checkpoint and
+ * export.
+ *
+ * Usage:
+ *     TRY(model_create(be, &shape, &model_options, &model, err));
+ *     TRY(model_initialise(model, seed, err));
+ *     TRY(model_train_step(model, &batch_view, step, err));       forward, backward, Adam
+ *     TRY(model_forward(model, &batch_view, logits, losses, err));
+ *     model_free(model);
+ *
+ * THREADS: the trainer's thread. The backend must outlive the model.
+ */
+#ifndef CAIRN_HOST_MODEL_H
+#define CAIRN_HOST_MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "host/base/status.h"
+#include "host/base/tensor.h"
+#include "kernels/backend.h"
+#include "kernels/ops.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { MODEL_TENSORS = 11 };
+
+/* Names, shapes and float offsets of the parameters, in the order of the flat buffer. */
+struct model_layout {
+    struct tensor_view tensors[MODEL_TENSORS]; /* data is NULL */
+    size_t offset[MODEL_TENSORS];              /* in floats from the start of a part */
+    size_t parameters;                         /* P without padding: 138,369 with the defaults */
+    size_t part_floats;                        /* floats of one part, padded */
+};
+
+/* Contract names: embedding.weight, lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_l0, the same
+ * with _reverse, dense.weight, dense.bias, output.weight, output.bias. Pure. STATUS_USAGE when a
+ * size is 0 or the sum overflows. */
+MUST_USE enum status model_layout_make(const struct model_shape *shape, struct model_layout *out,
+                                       struct error *err);
+
+struct model_options {
+    struct batch_limits limits; /* largest batch of training or evaluation, whichever is larger */
+    bool training;              /* false: weights only, no moments and no gradients */
+    bool keep_best;             /* room for best weights */
+    double learning_rate, clip_norm; /* clip_norm 0 = off */
+};
+
+struct model {
+    struct backend *be;
+    struct model_shape shape;
+    struct model_layout layout;
+    struct model_options options;
+    uint8_t *state; /* the flat state buffer (device) */
+    size_t state_bytes;
+    float *weights, *m, *v,
+        *best;              /* parts of state; m, v NULL without training, best without keep_best */
+    struct pass_sums *sums; /* part of state */
+    float *gradients;       /* [part_floats] device; NULL without training */
+    float *final_state, *d_final_state, *logits; /* device, per batch */
+    double *losses;
+    float *scale;
+    double *norm;
+    void *workspace;
+    uint64_t *first_device;  /* device copies of a batch's offsets, lengths and labels; */
+    uint32_t *length_device; /* NULL with unified memory, where the host's arrays are used */
+    uint8_t *label_device;
+};
+
+/* Allocates everything; the step allocates nothing. The caller frees with model_free.
+ * STATUS_MEMORY, STATUS_DEVICE. */
+MUST_USE enum status model_create(struct backend *be, const struct model_shape *shape,
+                                  const struct model_options *options, struct model **out,
+                                  struct error *err);
+void model_free(struct model *model);
+
+/* Keras' initialisers, drawn from the counter-based generator: embedding uniform +-0.05, glorot
+ * uniform kernels, orthogonal recurrent kernels (per direction: a [H, 4H] orthogonal matrix as
+ * Keras makes one, stored transposed), zero biases with 1 for the forget gate. Moments and sums
+ * zero. A pure function of seed and shape. */
+MUST_USE enum status model_initialise(struct model *model, uint64_t seed, struct error *err);
+
+/* The weights of a part (weights, m, v, best, gradients) as a struct of pointers. */
+struct model_weights model_weights_at(const struct model *model, float *part);
+
+/* One view per parameter of a part, named prefix + name ("adam.m." + "dense.bias"), into `out`
+ * [MODEL_TENSORS]; data points into device memory. */
+void model_views(const struct model *model, const char *prefix, float *part,
+                 struct tensor_view out[MODEL_TENSORS]);
+
+/* Copy one tensor between host and device (blocking). */
+MUST_USE enum status model_upload(struct model *model, void *device, const void *host, size_t bytes,
+                                  struct error *err);
+MUST_USE enum status model_download(struct model *model, void *host, const void *device,
+                                    size_t bytes, struct error *err);
+
+/* Forward, backward, clip, Adam with t = `step` (from 1), sums added to. Labels are needed.
+ * Enqueues only; on the CPU everything has run on return. `batch` holds host arrays with `tokens`
+ * already resident (device); offsets, lengths and labels are copied. */
+MUST_USE enum status model_train_step(struct model *model, const struct batch_view *batch,
+                                      uint64_t step, struct error *err);
+/* The parts of it, for tests: gradients of one batch into model->gradients, no update, no clip. */
+MUST_USE enum status model_gradients(struct model *model, const struct batch_view *batch,
+                                     struct error *err);
+
+/* Forward only with the current weights: logits_host [B] and, with labels, losses_host [B] (may be
+ * NULL). Blocking. */
+MUST_USE enum status model_forward(struct model *model, const struct batch_view *batch,
+                                   float *logits_host, double *losses_host, struct error *err);
+
+/* Running sums: read (blocking), set. */
+MUST_USE enum status model_read_sums(struct model *model, struct pass_sums *out, struct error *err);
+MUST_USE enum status model_write_sums(struct model *model, const struct pass_sums *sums,
+                                      struct error *err);
+
+/* weights -> best, best -> weights (device copies in stream order). */
+MUST_USE enum status model_capture_best(struct model *model, struct error *err);
+MUST_USE enum status model_restore_best(struct model *model, struct error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

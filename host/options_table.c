@@ -1,0 +1,359 @@
+#include "host/options_table.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "host/base/text.h"
+
+/* ---- commands ----------------------------------------------------------------------------- */
+
+static const struct {
+    const char *name, *summary;
+} commands[COMMAND_COUNT] = {
+    [COMMAND_TRAIN] = {"train", "fit a model, checkpointing as it goes; continues by itself"},
+    [COMMAND_EVALUATE] = {"evaluate", "loss and accuracy on a data set, as one JSON object"},
+    [COMMAND_PREDICT] = {"predict", "texts in, one line with label and probability out per text"},
+    [COMMAND_CHECKPOINTS] = {"checkpoints", "what is in a model directory"},
+    [COMMAND_INSPECT] = {"inspect", "metadata, tensors and digest of one checkpoint"},
+    [COMMAND_VOCABULARY] = {"vocabulary", "learn the vocabulary of a data set and print it"},
+    [COMMAND_TOKENIZE] = {"tokenize", "texts in, token ids out"},
+};
+
+const char *command_name(enum command command) {
+    assert((unsigned)command < COMMAND_COUNT);
+    return commands[command].name;
+}
+
+const char *command_summary(enum command command) {
+    assert((unsigned)command < COMMAND_COUNT);
+    return commands[command].summary;
+}
+
+/* ---- what strings may be ------------------------------------------------------------------ */
+
+static bool device_valid(const char *value) {
+    uint64_t number;
+    if (strncmp(value, "cuda:", 5) == 0) {
+        return text_parse_u64(value + 5, &number) && number <= 1023;
+    }
+    return strcmp(value, "auto") == 0 || strcmp(value, "cpu") == 0 || strcmp(value, "cuda") == 0;
+}
+
+static bool filepath_valid(const char *value) {
+    const char *slash = strrchr(value, '/');
+    const char *name = slash == NULL ? value : slash + 1;
+    return value[0] == '\0' || (name[0] != '\0' && strncmp(name, "model.ckpt-", 11) != 0);
+}
+
+static const char *const shuffle_choices[] = {"full", "buffer", "none", NULL};
+static const char *const busy_choices[] = {"skip", "latest", "wait", NULL};
+static const char *const on_error_choices[] = {"warn", "stop", NULL};
+static const char *const mode_choices[] = {"auto", "min", "max", NULL};
+static const char *const progress_choices[] = {"auto", "bar", "lines", "json", "none", NULL};
+static const char *const input_choices[] = {"lines", "jsonl", NULL};
+static const char *const format_choices[] = {"tsv", "jsonl", NULL};
+static const char *const precision_choices[] = {"fp32", "tf32", "bf16", NULL};
+static const char *const monitor_choices[] = {"loss", "accuracy", "val_loss", "val_accuracy", NULL};
+
+/* ---- the table ---------------------------------------------------------------------------- */
+
+enum group {
+    GROUP_DATA,
+    GROUP_TEXT,
+    GROUP_MODEL,
+    GROUP_TRAINING,
+    GROUP_DEVICE,
+    GROUP_READING,
+    GROUP_CHECKPOINT,
+    GROUP_KERAS,
+    GROUP_STOPPING,
+    GROUP_OUTPUT,
+    GROUP_PREEMPTION
+};
+
+const char *const option_groups[] = {
+    [GROUP_DATA] = "Data:",
+    [GROUP_TEXT] = "Text:",
+    [GROUP_MODEL] = "Model:",
+    [GROUP_TRAINING] = "Training:",
+    [GROUP_DEVICE] = "Device:",
+    [GROUP_READING] = "Model directory:",
+    [GROUP_CHECKPOINT] = "Checkpoints (as TensorFlow's Estimator):",
+    [GROUP_KERAS] = "More checkpoint files (as Keras' ModelCheckpoint):",
+    [GROUP_STOPPING] = "Early stopping (as Keras):",
+    [GROUP_OUTPUT] = "Input and output:",
+    [GROUP_PREEMPTION] = "Preemption:",
+    NULL,
+};
+
+#define BIT(command) (1u << (command))
+#define TRAIN BIT(COMMAND_TRAIN)
+#define EVALUATE BIT(COMMAND_EVALUATE)
+#define PREDICT BIT(COMMAND_PREDICT)
+#define CHECKPOINTS BIT(COMMAND_CHECKPOINTS)
+#define VOCABULARY BIT(COMMAND_VOCABULARY)
+#define TOKENIZE BIT(COMMAND_TOKENIZE)
+#define MODEL_USERS (TRAIN | EVALUATE | PREDICT)
+
+/* A row begins with name, field, kind, name of the value, default, and what a change at resume
+ * means. */
+#define ROW(option, field, option_kind, value_name, text, option_change)                           \
+    .name = (option), .offset = offsetof(struct options, field),                                   \
+    .kind = OPTION_KIND_##option_kind, .argument = (value_name), .value = (text),                  \
+    .change = OPTION_CHANGE_##option_change
+#define RANGE(from, to) .low = (from), .high = (to)
+#define FROM(from) RANGE(from, INFINITY)
+
+/* Sizes are bounded so that the products of the model's shapes cannot overflow. */
+#define SIZE_LIMIT 65536
+#define COUNT_LIMIT 4294967295.0
+
+const struct option_row option_rows[] = {
+    {ROW("data", data, STRING, "PATH", "", FREE), .shown = "none, must be given",
+     .help = "folder with train/ and test/ of pos/ and neg/, a .tar[.gz|.zst] of it, .csv, .tsv, "
+             ".jsonl, or \"demo\", a corpus that is built in",
+     .commands = MODEL_USERS | VOCABULARY, .group = GROUP_DATA},
+    {ROW("validation-data", validation_data, STRING, "PATH", "", FREE),
+     .shown = "the test part of --data", .help = "validate on this data set instead, or \"none\"",
+     .commands = TRAIN, .group = GROUP_DATA},
+    {ROW("validation-split", validation_split, REAL, "F", "0", REFUSED), RANGE(0, 1),
+     .high_is_open = true, .help = "keep this share of the training data, its end, for validation",
+     .commands = TRAIN | VOCABULARY, .group = GROUP_DATA},
+    {ROW("validation-steps", validation_steps, U64, "N", "0", WARN), FROM(0),
+     .help = "validate on this many batches; 0 = on all", .commands = TRAIN, .group = GROUP_DATA},
+    {ROW("shuffle", shuffle, CHOICE, "full|buffer|none", "full", REFUSED),
+     .choices = shuffle_choices,
+     .help = "order of the examples, drawn anew each epoch; buffer is tf.data's", .commands = TRAIN,
+     .group = GROUP_DATA},
+    {ROW("shuffle-buffer", shuffle_buffer, U64, "N", "10000", REFUSED), RANGE(1, COUNT_LIMIT),
+     .help = "examples in the buffer of --shuffle buffer", .commands = TRAIN, .group = GROUP_DATA},
+    {ROW("bucket-window", bucket_window, U64, "N", "4096", REFUSED), RANGE(0, COUNT_LIMIT),
+     .help = "make batches of similar length within windows of this many examples; 0 = plain order",
+     .commands = TRAIN, .group = GROUP_DATA},
+    {ROW("seed", seed, U64, "N", "1", REFUSED), FROM(0),
+     .help = "of the initial weights and of every order", .commands = MODEL_USERS,
+     .group = GROUP_DATA},
+
+    {ROW("vocabulary-size", vocabulary_size, U64, "N", "1000", REFUSED), RANGE(2, 2147483647),
+     .zero_is_allowed = true,
+     .help = "most frequent tokens to keep, two special entries included; 0 = all",
+     .commands = MODEL_USERS | VOCABULARY, .group = GROUP_TEXT},
+    {ROW("vocabulary", vocabulary, STRING, "FILE", "", FREE),
+     .shown = "learned from the data, or the checkpoint's",
+     .help = "use this vocabulary, one token a line", .commands = MODEL_USERS | TOKENIZE,
+     .group = GROUP_TEXT},
+    {ROW("max-length", max_length, U64, "N", "0", REFUSED), RANGE(0, COUNT_LIMIT),
+     .help = "cut texts after this many tokens; 0 = never", .commands = MODEL_USERS | TOKENIZE,
+     .group = GROUP_TEXT},
+    {ROW("strip-html", strip_html, FLAG, NULL, "off", REFUSED), .help = "read <br /> as a space",
+     .commands = MODEL_USERS | VOCABULARY | TOKENIZE, .group = GROUP_TEXT},
+
+    {ROW("embedding-size", embedding_size, U64, "E", "64", MISFIT), RANGE(1, SIZE_LIMIT),
+     .help = "numbers per token", .commands = MODEL_USERS, .group = GROUP_MODEL},
+    {ROW("hidden-size", hidden_size, U64, "H", "64", MISFIT), RANGE(1, SIZE_LIMIT),
+     .help = "state of the LSTM, per direction", .commands = MODEL_USERS, .group = GROUP_MODEL},
+    {ROW("dense-size", dense_size, U64, "D", "64", MISFIT), RANGE(1, SIZE_LIMIT),
+     .help = "units of the dense layer", .commands = MODEL_USERS, .group = GROUP_MODEL},
+
+    {ROW("epochs", epochs, U64, "N", "10", FREE), FROM(1),
+     .help = "train up to this epoch, counted from the very start", .commands = TRAIN,
+     .group = GROUP_TRAINING},
+    {ROW("steps", steps, U64, "N", "0", FREE), FROM(0),
+     .help = "train for this many batches in this call; 0 = no limit", .commands = TRAIN,
+     .group = GROUP_TRAINING},
+    {ROW("max-steps", max_steps, U64, "N", "0", FREE), FROM(0),
+     .help = "train up to this batch, counted from the very start; 0 = no limit; not with --steps",
+     .commands = TRAIN, .group = GROUP_TRAINING},
+    {ROW("batch-size", batch_size, U64, "B", "64", REFUSED), RANGE(1, 1 << 24),
+     .help = "examples per batch", .commands = TRAIN, .group = GROUP_TRAINING},
+    {ROW("learning-rate", learning_rate, REAL, "X", "1e-4", WARN), FROM(0), .low_is_open = true,
+     .high_is_open = true, .help = "of Adam", .commands = TRAIN, .group = GROUP_TRAINING},
+    {ROW("clip-norm", clip_norm, REAL, "X", "0", WARN), FROM(0), .high_is_open = true,
+     .help = "scale gradients down to this global norm; 0 = never", .commands = TRAIN,
+     .group = GROUP_TRAINING},
+
+    {ROW("device", device, STRING, "auto|cpu|cuda[:N]", "auto", FREE), .valid = device_valid,
+     .expected = "auto, cpu, cuda or cuda:N", .help = "where to compute", .commands = MODEL_USERS,
+     .group = GROUP_DEVICE},
+    {ROW("threads", threads, U64, "N", "0", FREE), RANGE(0, 4096),
+     .help = "of the CPU; 0 = as many as this process may use; the results do not depend on it",
+     .commands = MODEL_USERS, .group = GROUP_DEVICE},
+    {ROW("isa", isa, STRING, "auto|NAME", "auto", WARN),
+     .help = "instruction set of the CPU path (cairn --version lists them)",
+     .commands = MODEL_USERS, .group = GROUP_DEVICE},
+    {ROW("precision", precision, STRING, "fp32|tf32|bf16", "fp32", WARN),
+     .choices = precision_choices, .help = "of the arithmetic", .commands = MODEL_USERS,
+     .group = GROUP_DEVICE},
+
+    {ROW("model-dir", model_dir, STRING, "DIR", "", FREE),
+     .shown = "train: a fresh temporary directory", .help = "directory of the checkpoints",
+     .commands = MODEL_USERS | CHECKPOINTS | TOKENIZE, .group = GROUP_READING},
+    {ROW("save-checkpoints-secs", save_checkpoints_secs, REAL, "X", "600", FREE), FROM(0),
+     .high_is_open = true, .help = "save when this many seconds have passed; 0 = no timer",
+     .commands = TRAIN, .group = GROUP_CHECKPOINT},
+    {ROW("save-checkpoints-steps", save_checkpoints_steps, U64, "N", "0", FREE), FROM(0),
+     .help = "save after every N-th batch instead; 0 = use the timer", .commands = TRAIN,
+     .group = GROUP_CHECKPOINT},
+    {ROW("keep-checkpoint-max", keep_checkpoint_max, U64, "N", "5", FREE), FROM(0),
+     .help = "keep the latest N; 0 = all", .commands = TRAIN, .group = GROUP_CHECKPOINT},
+    {ROW("keep-checkpoint-every-n-hours", keep_checkpoint_every_n_hours, REAL, "X", "0", FREE),
+     FROM(0), .high_is_open = true, .help = "besides, keep one for every X hours; 0 = none",
+     .commands = TRAIN, .group = GROUP_CHECKPOINT},
+    {ROW("resume", resume, STRING, "auto|never|FILE", "auto", FREE),
+     .help = "continue from the latest valid checkpoint of the model directory, refuse a directory "
+             "that has one, or continue from this file",
+     .commands = TRAIN, .group = GROUP_CHECKPOINT},
+    {ROW("init-from", init_from, STRING, "FILE", "", FREE), .shown = "fresh weights",
+     .help = "begin with the weights (and vocabulary) of this file, when nothing is resumed",
+     .commands = TRAIN, .group = GROUP_CHECKPOINT},
+    {ROW("checkpoint-busy", checkpoint_busy, CHOICE, "skip|latest|wait", "skip", FREE),
+     .choices = busy_choices, .help = "when a save is due and two are still being written",
+     .commands = TRAIN, .group = GROUP_CHECKPOINT},
+    {ROW("checkpoint-on-error", checkpoint_on_error, CHOICE, "warn|stop", "warn", FREE),
+     .choices = on_error_choices, .help = "when a save fails: go on, or stop", .commands = TRAIN,
+     .group = GROUP_CHECKPOINT},
+    {ROW("compression-level", compression_level, I64, "N", "1", FREE), RANGE(-7, 19),
+     .help = "of zstd", .commands = TRAIN, .group = GROUP_CHECKPOINT},
+    {ROW("allow-change", allow_change, FLAG, NULL, "off", FREE),
+     .help = "resume although options or data differ from those of the checkpoint",
+     .commands = TRAIN, .group = GROUP_CHECKPOINT},
+
+    {ROW("checkpoint-filepath", checkpoint_filepath, STRING, "TEMPLATE", "", FREE), .shown = "none",
+     .valid = filepath_valid, .expected = "the path of a file that is not called model.ckpt-*",
+     .help = "also save to this path; {epoch:02d}, {batch}, {loss:.2f}, {val_loss:.2f}, ... are "
+             "filled in",
+     .commands = TRAIN, .group = GROUP_KERAS},
+    {ROW("monitor", monitor, STRING, "METRIC", "val_loss", WARN), .choices = monitor_choices,
+     .help =
+         "metric of the best model and of early stopping: loss, accuracy, val_loss or val_accuracy",
+     .commands = TRAIN, .group = GROUP_KERAS},
+    {ROW("mode", mode, CHOICE, "auto|min|max", "auto", WARN), .choices = mode_choices,
+     .help = "whether less or more of it is better", .commands = TRAIN, .group = GROUP_KERAS},
+    {ROW("save-best-only", save_best_only, FLAG, NULL, "off", FREE),
+     .help = "save to --checkpoint-filepath only what is better", .commands = TRAIN,
+     .group = GROUP_KERAS},
+    {ROW("save-weights-only", save_weights_only, FLAG, NULL, "off", FREE),
+     .help = "save to --checkpoint-filepath no optimiser state", .commands = TRAIN,
+     .group = GROUP_KERAS},
+    {ROW("save-freq", save_freq, SAVE_FREQ, "epoch|N", "epoch", FREE),
+     .help = "save to --checkpoint-filepath after every epoch, or every N batches",
+     .commands = TRAIN, .group = GROUP_KERAS},
+    {ROW("initial-value-threshold", initial_value_threshold, REAL, "X", "none", FREE),
+     RANGE(-INFINITY, INFINITY), .low_is_open = true, .high_is_open = true, .none_is_allowed = true,
+     .help = "best value to begin with", .commands = TRAIN, .group = GROUP_KERAS},
+
+    {ROW("patience", patience, PATIENCE, "N|none", "5", FREE), RANGE(0, 1e15),
+     .help = "stop after this many epochs without improvement; none = never", .commands = TRAIN,
+     .group = GROUP_STOPPING},
+    {ROW("min-delta", min_delta, REAL, "X", "0", FREE), RANGE(-INFINITY, INFINITY),
+     .low_is_open = true, .high_is_open = true, .help = "what counts as an improvement",
+     .commands = TRAIN, .group = GROUP_STOPPING},
+    {ROW("baseline", baseline, REAL, "X", "none", FREE), RANGE(-INFINITY, INFINITY),
+     .low_is_open = true, .high_is_open = true, .none_is_allowed = true,
+     .help = "value that must be beaten", .commands = TRAIN, .group = GROUP_STOPPING},
+    {ROW("restore-best-weights", restore_best_weights, FLAG, NULL, "off", FREE),
+     .help = "end with the weights of the best epoch", .commands = TRAIN, .group = GROUP_STOPPING},
+    {ROW("start-from-epoch", start_from_epoch, U64, "N", "0", FREE), FROM(0),
+     .help = "begin to watch after this many epochs", .commands = TRAIN, .group = GROUP_STOPPING},
+
+    {ROW("checkpoint", checkpoint, STRING, "latest|best|FILE", "latest", FREE),
+     .help = "which checkpoint; a FILE needs no model directory; a plain .safetensors needs "
+             "--vocabulary",
+     .commands = EVALUATE | PREDICT | TOKENIZE, .group = GROUP_READING},
+    {ROW("allow-untrained", allow_untrained, FLAG, NULL, "off", FREE),
+     .help = "use fresh weights where there is no checkpoint (with --data or --vocabulary)",
+     .commands = EVALUATE | PREDICT, .group = GROUP_READING},
+    {ROW("verify", verify, FLAG, NULL, "off", FREE),
+     .help = "read every byte; exit code 65 if a checkpoint is damaged", .commands = CHECKPOINTS,
+     .group = GROUP_READING},
+    {ROW("input-format", input_format, CHOICE, "lines|jsonl", "lines", FREE),
+     .choices = input_choices, .help = "a text a line, or {\"text\": ...} a line",
+     .commands = PREDICT | TOKENIZE, .group = GROUP_OUTPUT},
+    {ROW("format", format, CHOICE, "tsv|jsonl", "tsv", FREE), .choices = format_choices,
+     .help = "of the predictions", .commands = PREDICT, .group = GROUP_OUTPUT},
+
+    {ROW("progress", progress, CHOICE, "auto|bar|lines|json|none", "auto", FREE),
+     .choices = progress_choices, .help = "auto: bar on a terminal, else lines",
+     .commands = TRAIN | EVALUATE, .group = GROUP_OUTPUT},
+    {ROW("verbose", verbose, U64, "0|1|2", "1", FREE), RANGE(0, 2),
+     .help = "0 = no progress, 2 = one line per epoch", .commands = TRAIN | EVALUATE,
+     .group = GROUP_OUTPUT},
+    {ROW("log-step-count-steps", log_step_count_steps, U64, "N", "100", FREE), FROM(0),
+     .help = "batches between two step events in history.jsonl; 0 = none", .commands = TRAIN,
+     .group = GROUP_OUTPUT},
+    {ROW("save-summary-steps", save_summary_steps, U64, "N", "100", FREE), FROM(0),
+     .help = "batches between two summaries; 0 = none", .commands = TRAIN, .group = GROUP_OUTPUT},
+
+    {ROW("preempt-exit-code", preempt_exit_code, U64, "N", "75", FREE), RANGE(0, 255),
+     .help = "after a stop signal and a good save", .commands = TRAIN, .group = GROUP_PREEMPTION},
+    {ROW("requeue-command", requeue_command, STRING, "COMMAND", "", FREE), .shown = "none",
+     .help = "run after a stop signal and a good save, without a shell; not for SIGINT",
+     .commands = TRAIN, .group = GROUP_PREEMPTION},
+};
+
+enum { ROW_COUNT = sizeof option_rows / sizeof option_rows[0] };
+_Static_assert(ROW_COUNT <= 8 * sizeof((struct options *)0)->given, "options.given is too small");
+
+size_t options_row_count(void) {
+    return ROW_COUNT;
+}
+
+struct option_row_info options_row(size_t index) {
+    assert(index < ROW_COUNT);
+    const struct option_row *row = &option_rows[index];
+    return (struct option_row_info){.name = row->name,
+                                    .argument = row->argument,
+                                    .help = row->help,
+                                    .default_text = row->value,
+                                    .default_shown = row->shown != NULL ? row->shown : row->value,
+                                    .change = row->change,
+                                    .commands = row->commands};
+}
+
+int option_row_find(const char *name) {
+    for (int i = 0; i < ROW_COUNT; i++) {
+        if (strcmp(option_rows[i].name, name) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+/* ---- words -------------------------------------------------------------------------------- */
+
+/* Levenshtein's edit distance (1966), one row at a time. */
+static size_t edit_distance(const char *a, const char *b) {
+    enum { WORD_MAX = 64 };
+    size_t row[WORD_MAX + 1], a_size = strlen(a), b_size = strlen(b);
+    if (a_size > WORD_MAX || b_size > WORD_MAX) {
+        return SIZE_MAX;
+    }
+    for (size_t j = 0; j <= b_size; j++) {
+        row[j] = j;
+    }
+    for (size_t i = 1; i <= a_size; i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= b_size; j++) {
+            size_t replaced = diagonal + (a[i - 1] != b[j - 1]);
+            size_t shorter = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
+            diagonal = row[j];
+            row[j] = replaced < shorter ? replaced : shorter;
+        }
+    }
+    return row[b_size];
+}
+
+const char *options_nearest(const char *word, const char *const *names, size_t count) {
+    const char *nearest = NULL;
+    size_t size = strlen(word), best = size < 3 ? 1 : size / 3 + 1; /* a third may be wrong */
+    for (size_t i = 0; i < count; i++) {
+        size_t distance = edit_distance(word, names[i]);
+        if (distance < best || (distance == best && nearest == NULL)) {
+            best = distance;
+            nearest = names[i];
+        }
+    }
+    return nearest;
+}

@@ -1,0 +1,342 @@
+#include "host/resume.h"
+
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/loading.h"
+#include "host/model.h"
+
+/* ---- which checkpoint ---------------------------------------------------------------------------
+ */
+
+static void name_damage(void *context, const char *path, const char *reason) {
+    (void)context;
+    fprintf(stderr, "Warning: checkpoint %s is damaged and passed over: %s\n", path, reason);
+}
+
+static enum status count_checkpoints(const char *directory, size_t *count, struct error *err) {
+    struct store_list list = {0};
+    TRY(store_scan(&file_posix, directory, &list, err));
+    *count = list.count;
+    store_list_free(&list);
+    return STATUS_OK;
+}
+
+/* Does `path` lie in `directory`, whatever way it is written? */
+static bool lies_in(const char *path, const char *directory) {
+    char parent[FILE_PATH_CAPACITY], real_parent[PATH_MAX], real_directory[PATH_MAX];
+    file_split_path(path, parent, sizeof parent);
+    return realpath(parent, real_parent) != NULL && realpath(directory, real_directory) != NULL &&
+           strcmp(real_parent, real_directory) == 0;
+}
+
+static enum status load_newest(struct store *store, struct resume *out, struct error *err) {
+    TRY(store_load_newest(&file_posix, store_directory(store), name_damage, NULL, &out->checkpoint,
+                          out->path, err));
+    out->in_ring = out->checkpoint != NULL;
+    return STATUS_OK;
+}
+
+static enum status load_file(const char *path, struct resume *out, struct error *err) {
+    TRY(checkpoint_read_file(&file_posix, path, &out->checkpoint, err));
+    snprintf(out->path, sizeof out->path, "%s", path);
+    return STATUS_OK;
+}
+
+/* A file of this directory: go back to it. Newer ones are moved away later (resume_commit), once it
+ * is certain that the run can go on from here. */
+static enum status load_own_file(const char *path, struct resume *out, struct error *err) {
+    TRY(load_file(path, out, err));
+    uint64_t step;
+    char parent[FILE_PATH_CAPACITY];
+    out->in_ring = store_parse_name(file_split_path(path, parent, sizeof parent), &step);
+    out->supersede = true;
+    return STATUS_OK;
+}
+
+enum status resume_find(const struct options *options, struct store *store, struct resume *out,
+                        struct error *err) {
+    memset(out, 0, sizeof *out);
+    const char *directory = store_directory(store);
+    size_t count;
+    TRY(count_checkpoints(directory, &count, err));
+    if (strcmp(options->resume, "never") == 0) {
+        CHECK(
+            count == 0, err, STATUS_OUTPUT,
+            "--resume never, but %s holds %zu checkpoint(s): choose another --model-dir, or leave "
+            "--resume away to go on from the newest",
+            directory, count);
+        return STATUS_OK;
+    }
+    if (strcmp(options->resume, "auto") == 0) {
+        TRY(load_newest(store, out, err));
+    } else if (lies_in(options->resume, directory)) {
+        TRY(load_own_file(options->resume, out, err));
+    } else if (count > 0) {
+        fprintf(stderr, "%s holds checkpoints of its own: going on from the newest, not from %s\n",
+                directory, options->resume);
+        TRY(load_newest(store, out, err));
+    } else {
+        TRY(load_file(options->resume, out, err));
+    }
+    if (out->checkpoint != NULL) {
+        enum status status = run_state_read(&out->state, out->checkpoint, err);
+        if (status != STATUS_OK) {
+            return error_prefix(err, status, "%s", out->path);
+        }
+    }
+    return STATUS_OK;
+}
+
+enum status resume_commit(const struct resume *resume, struct store *store, struct error *err) {
+    if (resume->checkpoint == NULL) {
+        return STATUS_OK;
+    }
+    store_protect(store, (uint64_t)resume->state.step);
+    if (!resume->supersede) {
+        return STATUS_OK;
+    }
+    return store_supersede_newer(store, (uint64_t)resume->state.step, err);
+}
+
+/* ---- does the model fit -------------------------------------------------------------------------
+ */
+
+/* The option behind an axis of a tensor, for the message: what the checkpoint has and what is asked
+ * for. */
+static void name_option(const struct model_shape *have, const struct model_shape *want, char *text,
+                        size_t capacity) {
+    const struct {
+        const char *option;
+        uint32_t have, want;
+    } sizes[] = {
+        {"--vocabulary-size", have->vocabulary, want->vocabulary},
+        {"--embedding-size", have->embedding, want->embedding},
+        {"--hidden-size", have->hidden, want->hidden},
+        {"--dense-size", have->dense, want->dense},
+    };
+    size_t used = 0;
+    text[0] = '\0';
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        if (sizes[i].have != sizes[i].want && used < capacity) {
+            int length =
+                snprintf(text + used, capacity - used, "%s%s %u in the checkpoint, %u asked for",
+                         used > 0 ? "; " : "", sizes[i].option, sizes[i].have, sizes[i].want);
+            used += length > 0 ? (size_t)length : 0;
+        }
+    }
+}
+
+/* The first tensor (weights, then moments) that is missing or has another shape. */
+static enum status check_tensors(const struct resume *resume, const struct model_shape *have,
+                                 const struct model_shape *want, struct error *err) {
+    static const char *const prefixes[] = {"", "adam.m.", "adam.v."};
+    struct model_layout layout;
+    TRY(model_layout_make(want, &layout, err));
+    for (size_t p = 0; p < sizeof prefixes / sizeof prefixes[0]; p++) {
+        for (size_t i = 0; i < MODEL_TENSORS; i++) {
+            char name[TENSOR_NAME_CAPACITY], have_text[96], want_text[96], sizes[256];
+            snprintf(name, sizeof name, "%s%s", prefixes[p], layout.tensors[i].name);
+            const struct tensor_view *tensor =
+                tensor_find(resume->checkpoint->tensors, resume->checkpoint->tensor_count, name);
+            CHECK(tensor != NULL, err, STATUS_MISFIT,
+                  "%s: tensor %s is missing: not a whole training state. Pass the file as "
+                  "--init-from with another --model-dir to begin a new run from its weights",
+                  resume->path, name);
+            name_option(have, want, sizes, sizeof sizes);
+            CHECK(
+                tensor->dtype == DTYPE_F32 && tensor->rank == layout.tensors[i].rank &&
+                    memcmp(tensor->shape, layout.tensors[i].shape, sizeof tensor->shape) == 0,
+                err, STATUS_MISFIT,
+                "%s does not fit the model asked for: tensor %s has shape %s there, %s here (%s). "
+                "Either ask for the old value, or choose another --model-dir for the new model",
+                resume->path, name, tensor_shape_text(tensor, have_text, sizeof have_text),
+                tensor_shape_text(&layout.tensors[i], want_text, sizeof want_text), sizes);
+        }
+    }
+    return STATUS_OK;
+}
+
+/* --vocabulary-size counts as the size asked for when it differs from the one that the checkpoint
+ * was made with; otherwise V is what the vocabulary in the checkpoint has. */
+static uint32_t vocabulary_asked(const struct option_difference *differences, size_t count,
+                                 const struct model_shape *have) {
+    for (size_t i = 0; i < count; i++) {
+        uint64_t now;
+        if (strcmp(differences[i].name, "vocabulary-size") == 0 &&
+            text_parse_u64(differences[i].now, &now)) {
+            return now > UINT32_MAX ? UINT32_MAX : (uint32_t)now;
+        }
+    }
+    return have->vocabulary;
+}
+
+static enum status check_vocabulary_file(const struct resume *resume, const struct options *options,
+                                         struct error *err) {
+    if (options->vocabulary[0] == '\0') {
+        return STATUS_OK;
+    }
+    const struct tensor_view *tensor = tensor_find(
+        resume->checkpoint->tensors, resume->checkpoint->tensor_count, TENSOR_VOCABULARY);
+    struct vocabulary *asked;
+    TRY(vocabulary_load(&file_posix, options->vocabulary, &asked, err));
+    size_t size;
+    const char *text = vocabulary_text(asked, &size);
+    bool same = tensor != NULL && tensor->dtype == DTYPE_U8 && tensor->rank == 1 &&
+                tensor->shape[0] == size && memcmp(tensor->data, text, size) == 0;
+    uint32_t entries = vocabulary_size(asked);
+    vocabulary_free(asked);
+    CHECK(same, err, STATUS_MISFIT,
+          "%s does not fit: tensor vocabulary (shape [%" PRIu64 "]) holds other words than "
+          "--vocabulary %s (%u entries, shape [%zu]). Leave --vocabulary away to go on with the "
+          "checkpoint's own, or choose another --model-dir",
+          resume->path, tensor != NULL ? tensor->shape[0] : 0, options->vocabulary, entries, size);
+    return STATUS_OK;
+}
+
+/* ---- changed options ----------------------------------------------------------------------------
+ */
+
+static enum status judge(const struct option_difference *difference, const struct options *options,
+                         struct error *err) {
+    const char *name = difference->name;
+    if (difference->change == OPTION_CHANGE_WARN) {
+        fprintf(stderr, "Warning: --%s was %s, is %s from here on\n", name, difference->saved,
+                difference->now);
+        return STATUS_OK;
+    }
+    if (difference->change != OPTION_CHANGE_REFUSED || strcmp(name, "vocabulary-size") == 0) {
+        return STATUS_OK;
+    }
+    if (options->allow_change) {
+        fprintf(stderr,
+                "Warning: --%s was %s, is %s from here on (--allow-change): the result is no "
+                "longer that of one run\n",
+                name, difference->saved, difference->now);
+        return STATUS_OK;
+    }
+    return error_set(
+        err, STATUS_CONFIG,
+        "--%s was %s when the checkpoint was made and is %s now; that changes what comes "
+        "next. Use the old value, another --model-dir, or --allow-change",
+        name, difference->saved, difference->now);
+}
+
+enum status resume_check_options(struct resume *resume, const struct options *options,
+                                 const char *kernel_path, struct error *err) {
+    if (resume->checkpoint == NULL) {
+        return STATUS_OK;
+    }
+    struct option_difference differences[64];
+    size_t count = 0;
+    const char *saved = checkpoint_metadata(resume->checkpoint, "options");
+    if (saved != NULL) {
+        TRY(options_compare(options, saved, strlen(saved), differences,
+                            sizeof differences / sizeof differences[0], &count, err));
+    }
+    struct model_shape have, want;
+    TRY(loading_shape(resume->checkpoint, resume->path, &have, err));
+    want = (struct model_shape){
+        .vocabulary = vocabulary_asked(differences, count, &have),
+        .embedding = (uint32_t)options->embedding_size,
+        .hidden = (uint32_t)options->hidden_size,
+        .dense = (uint32_t)options->dense_size,
+    };
+    TRY(check_tensors(resume, &have, &want, err));
+    TRY(check_vocabulary_file(resume, options, err));
+    for (size_t i = 0; i < count; i++) {
+        TRY(judge(&differences[i], options, err));
+        if (strcmp(differences[i].name, "monitor") == 0 ||
+            strcmp(differences[i].name, "mode") == 0) {
+            resume->monitor_changed = true;
+        }
+    }
+    const char *path = checkpoint_metadata(resume->checkpoint, "kernel_path");
+    if (path != NULL && strcmp(path, kernel_path) != 0) {
+        fprintf(stderr,
+                "Warning: the checkpoint was computed by %s, this run goes on with %s: the same "
+                "mathematics, but not the same last bits%s\n",
+                path, kernel_path, strncmp(path, "cpu-", 4) == 0 ? " (--isa pins the path)" : "");
+    }
+    return STATUS_OK;
+}
+
+static enum status check_fingerprint(const char *what, int64_t saved, uint64_t now,
+                                     const struct resume *resume, const struct options *options,
+                                     struct error *err) {
+    uint64_t before;
+    memcpy(&before, &saved, sizeof before);
+    if (before == now) {
+        return STATUS_OK;
+    }
+    if (options->allow_change) {
+        fprintf(stderr,
+                "Warning: the %s data differ from those of the checkpoint (--allow-change)\n",
+                what);
+        return STATUS_OK;
+    }
+    return error_set(err, STATUS_CONFIG,
+                     "the %s data are not those that %s was trained with (fingerprint %016" PRIx64
+                     " there, %016" PRIx64 " here). Pass the same data, another --model-dir, or "
+                     "--allow-change",
+                     what, resume->path, before, now);
+}
+
+enum status resume_check_data(const struct resume *resume, const struct options *options,
+                              const struct corpora *corpora, struct error *err) {
+    if (resume->checkpoint == NULL) {
+        return STATUS_OK;
+    }
+    TRY(check_fingerprint("training", resume->state.data_fingerprint, corpora->train.fingerprint,
+                          resume, options, err));
+    return check_fingerprint("validation", resume->state.validation_fingerprint,
+                             corpora->validation.fingerprint, resume, options, err);
+}
+
+/* ---- nothing left -------------------------------------------------------------------------------
+ */
+
+bool resume_already_there(const struct resume *resume, const struct options *options, char *text,
+                          size_t capacity) {
+    const struct run_state *state = &resume->state;
+    /* A full epoch without its validation, or best weights still to be restored, is work left. */
+    if (resume->checkpoint == NULL || state->phase == RUN_EPOCH_END) {
+        return false;
+    }
+    if (options->max_steps > 0 && (uint64_t)state->step >= options->max_steps) {
+        snprintf(text, capacity,
+                 "nothing to do: the checkpoint is at step %" PRId64 ", --max-steps is %" PRIu64
+                 " (an absolute number)",
+                 state->step, options->max_steps);
+        return true;
+    }
+    if (options->restore_best_weights && state->stopping_has_weights && !state->restored_best) {
+        return false;
+    }
+    if (options->patience >= 0 && state->stopping_stopped &&
+        state->stopping_wait >= options->patience) {
+        snprintf(text, capacity,
+                 "nothing to do: the run stopped early at epoch %" PRId64 ", after %" PRId64
+                 " epochs without improvement (--patience %" PRId64
+                 "; a larger one or 'none' goes on)",
+                 state->stopping_stopped_epoch + 1, state->stopping_wait, options->patience);
+        return true;
+    }
+    if ((uint64_t)state->epoch >= options->epochs) {
+        snprintf(text, capacity,
+                 "nothing to do: the checkpoint has finished %" PRId64
+                 " epochs, --epochs is %" PRIu64 " (an absolute number)",
+                 state->epoch, options->epochs);
+        return true;
+    }
+    return false;
+}
+
+void resume_close(struct resume *resume) {
+    checkpoint_free(resume->checkpoint);
+    run_state_deinit(&resume->state);
+    memset(resume, 0, sizeof *resume);
+}

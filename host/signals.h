@@ -1,0 +1,40 @@
+/* signals.h - stop signals become one flag.
+ *
+ * SIGTERM, SIGINT, SIGUSR1 and SIGHUP (unless ignored at start, as under nohup) are blocked in
+ * every thread and taken by one watcher thread with sigwait: the first one raises the flag of
+ * host/base/stop.h, the second one ends the process at once with 128 + n (whatever is durable
+ * stays). SIGPIPE is ignored: a write to a closed pipe fails with EPIPE and the command ends
+ * quietly.
+ *
+ * Usage:
+ *     TRY(signals_start(err));     first thing in main, before any other thread
+ *
+ * THREADS: signals_start on the main thread before others exist; the watcher lives until exit.
+ */
+#ifndef CAIRN_HOST_SIGNALS_H
+#define CAIRN_HOST_SIGNALS_H
+
+#include "host/base/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+MUST_USE enum status signals_start(struct error *err);
+
+/* "SIGTERM" for a number. */
+const char *signals_name(int signal_number);
+
+/* Run `command` (split at white space; single and double quotes group; no shell) as a child process
+ * and wait for it. Signal masks are reset in the child. *exit_code: its exit status or 128 +
+ * signal. */
+MUST_USE enum status signals_run_command(const char *command, int *exit_code, struct error *err);
+
+/* Could `command` be run: is there a word in it, and is every quote closed? STATUS_USAGE otherwise.
+ */
+MUST_USE enum status signals_check_command(const char *command, struct error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,104 @@
+/* trainer_internal.h - the trainer's struct, shared by trainer.c (the loop), trainer_setup.c
+ * (create and free), trainer_save.c (snapshots and their results) and trainer_report.c (history
+ * lines, end of run). Private to them.
+ *
+ * THREADS: as trainer.h.
+ */
+#ifndef CAIRN_HOST_TRAINER_INTERNAL_H
+#define CAIRN_HOST_TRAINER_INTERNAL_H
+
+#include "host/batcher.h"
+#include "host/callbacks.h"
+#include "host/evaluator.h"
+#include "host/model.h"
+#include "host/trainer.h"
+#include "io/history.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Room for weights, m, v, best, the run state, sums, vocabulary and text rules. */
+enum { TRAINER_SOURCES_MAX = 4 * MODEL_TENSORS + RUN_STATE_TENSORS + 8 };
+
+struct trainer {
+    struct trainer_setup setup;
+
+    /* made at creation */
+    struct model *model;
+    struct batcher *batcher;
+    struct evaluator *evaluator; /* NULL without validation data */
+    struct writer *writer;
+    struct history *history;
+    void *tokens; /* the training tokens where the device reads them */
+    uint64_t steps_per_epoch;
+    uint64_t last_step; /* absolute step at which --steps or --max-steps ends the run; UINT64_MAX if
+                           none */
+    enum metric monitor;
+    bool monitor_available; /* false: a val_* monitor without validation data */
+    enum monitor_mode direction;
+    struct early_stopping_config stopping; /* patience -1 when off */
+    struct text options_text;              /* for metadata */
+    int64_t strip_html, max_length;        /* what the text.* tensors point to */
+    char label_names[2 * DATASET_LABEL_CAPACITY + 2];
+
+    /* what is saved */
+    struct run_state state;
+    struct pass_sums sums; /* host copy of the latest */
+
+    /* of this process only */
+    uint64_t state_version; /* counts changes of the state */
+    uint64_t ring_version;  /* state_version of the latest accepted ring save; 0 = none */
+    double last_save;       /* monotonic seconds of the latest accepted ring save */
+    double log_time;        /* of the latest `step` event */
+    uint64_t log_examples;  /* examples since then */
+    uint64_t first_step;    /* state.step at the start */
+    double start_time;
+    double epoch_begin; /* first batch request of the epoch in this process */
+    uint64_t save_failures;
+    bool save_nonfinite; /* the writer refused a non-finite state */
+    bool warned_missing_monitor, warned_history;
+};
+
+/* ---- trainer_save.c ---- */
+
+enum save_kind {
+    SAVE_RING_DUE = 1 << 0,  /* a timer or step save: may be skipped */
+    SAVE_RING_MUST = 1 << 1, /* first, last, stop */
+    SAVE_BEST = 1 << 2,      /* best.safetensors.zst */
+    SAVE_FILEPATH = 1 << 3   /* --checkpoint-filepath, expanded with `values` */
+};
+
+/* Snapshot the state and queue it under the names that `kinds` asks for (best first, ring last).
+ * `values` may be NULL without SAVE_FILEPATH. */
+MUST_USE enum status trainer_save(struct trainer *trainer, unsigned kinds,
+                                  const struct template_values *values, struct error *err);
+
+/* Log finished saves; count failures. Never blocks. */
+void trainer_collect_saves(struct trainer *trainer);
+
+/* Make sure that the state as it is now is durable as a ring checkpoint: save if it is not, wait,
+ * once again if that failed. False when it is not durable in the end. */
+MUST_USE enum status trainer_save_final(struct trainer *trainer, bool *durable, struct error *err);
+
+/* Is a ring save due after this step? */
+bool trainer_save_due(const struct trainer *trainer);
+
+/* Swap weights and best weights (state.restored_best tells which is which). */
+MUST_USE enum status trainer_swap_best(struct trainer *trainer, struct error *err);
+
+/* ---- trainer_report.c ---- */
+
+void trainer_log_start(struct trainer *trainer);
+void trainer_log_step(struct trainer *trainer);
+void trainer_log_epoch(struct trainer *trainer, uint64_t epoch, const struct epoch_row *row,
+                       double train_seconds, double validation_seconds);
+void trainer_log_save(struct trainer *trainer, const struct save_result *result);
+void trainer_log_end(struct trainer *trainer, const struct trainer_outcome *outcome);
+void trainer_report_end(struct trainer *trainer, const struct trainer_outcome *outcome);
+const char *trainer_end_name(enum trainer_end end);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
