@@ -1,18 +1,24 @@
 /* batcher.h - which examples make up batch k of epoch e, prepared ahead of the trainer.
  *
  * Order is a pure function of (seed, epoch) and the options, so a position is one number:
- *   full:   all examples permuted; buffer: tf.data's shuffle with a buffer of so many examples,
- * drawn anew each epoch; none: base order. window > 0: windows of that many examples (rounded up to
- * a multiple of the batch size) are sorted by descending length (stable), cut into batches, and,
- * unless shuffle is none, all batches of the epoch are permuted. window 0: batches are cut in plain
- * order. One short batch per epoch at most, which is trained. Inside a batch the sequences are
- * sorted by descending length, as kernels/ops.h asks.
+ *   full:    all examples permuted
+ *   buffer:  tf.data's shuffle with a buffer of so many examples, drawn anew each epoch
+ *   none:    base order
+ *   window > 0: windows of that many examples (rounded up to a multiple of the batch size) are sorted
+ *            by descending length (stable), cut into batches, and, unless shuffle is none, all
+ *            batches of the epoch are permuted
+ *   window 0: batches are cut in plain order
+ * One short batch per epoch at most, which is trained. Inside a batch the sequences are sorted by
+ * descending length, as kernels/ops.h asks.
  *
  * Usage:
  *     TRY(batcher_create(&options, &corpus, &batcher, err));
  *     TRY(batcher_start(batcher, epoch, position, err));
- *     while ((batch = batcher_next(batcher))) { ...; batcher_recycle(batcher, batch); }   NULL:
- * epoch ends batcher_free(batcher);
+ *     while ((batch = batcher_next(batcher)) != NULL) {        NULL: the epoch ends
+ *         ...
+ *         batcher_recycle(batcher, batch);
+ *     }
+ *     batcher_free(batcher);
  *
  * THREADS: batcher_create starts one thread that fills batches ahead (two circulate); all calls
  * come from the trainer's thread. The corpus must outlive the batcher.

@@ -1,11 +1,11 @@
 /* model.h - the parameters of the classifier and the steps of training, on any backend.
  *
  * One flat state buffer in device memory holds, in this order, weights, Adam's m, Adam's v, the
- * best weights (only if asked for) and the running sums of the epoch: [ weights P | m P | v P |
- * (best P) | struct pass_sums ]      P floats, padded so that each part starts at a multiple of 64
- * bytes. One copy of it is a consistent snapshot. Gradients are a second flat buffer of P floats.
- * One table of named tensors (model_tensors) drives initialisation, optimiser, checkpoint and
- * export.
+ * best weights (only if asked for) and the running sums of the epoch:
+ *     [ weights P | m P | v P | (best P) | struct pass_sums ]
+ * P floats each, padded so that each part starts at a multiple of 64 bytes. One copy of it is a
+ * consistent snapshot. Gradients are a second flat buffer of P floats. One table of named tensors
+ * (model_layout) drives initialisation, optimiser and checkpoint.
  *
  * Usage:
  *     TRY(model_create(be, &shape, &model_options, &model, err));

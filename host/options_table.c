@@ -146,7 +146,7 @@ const struct option_row option_rows[] = {
     {ROW("max-length", max_length, U64, "N", "0", REFUSED), RANGE(0, COUNT_LIMIT),
      .help = "cut texts after this many tokens; 0 = never", .commands = MODEL_USERS | TOKENIZE,
      .group = GROUP_TEXT},
-    {ROW("strip-html", strip_html, FLAG, NULL, "off", REFUSED), .help = "read <br /> as a space",
+    {ROW("strip-html", strip_html, FLAG, NULL, "off", REFUSED), .help = "read HTML tags as spaces",
      .commands = MODEL_USERS | VOCABULARY | TOKENIZE, .group = GROUP_TEXT},
 
     {ROW("embedding-size", embedding_size, U64, "E", "64", MISFIT), RANGE(1, SIZE_LIMIT),

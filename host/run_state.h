@@ -8,12 +8,12 @@
  *
  * Points of a run:
  *     RUN_TRAINING   batches 0 .. position-1 of `epoch` have been trained; `position` comes next
- *     RUN_EPOCH_END  all batches of `epoch` have been trained; its validation and callbacks come
- * next After the callbacks the state is RUN_TRAINING of epoch + 1 at position 0.
+ *     RUN_EPOCH_END  all batches of `epoch` have been trained; its validation and callbacks are next
+ * After the callbacks the state is RUN_TRAINING of epoch + 1 at position 0.
  *
  * Usage:
- *     n = run_state_sources(&state, sources);           views into `state`, by value
- * (SNAPSHOT_HOST) TRY(run_state_read(&state, checkpoint, err));
+ *     n = run_state_sources(&state, sources);           views into `state`, copied by value
+ *     TRY(run_state_read(&state, checkpoint, err));
  *
  * THREADS: the trainer's thread.
  */

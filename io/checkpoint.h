@@ -13,8 +13,8 @@
  *     TRY(checkpoint_encode(encoder, tensors, 13, metadata, 2, write, &file, &bytes, err));
  *     ...
  *     TRY(checkpoint_decode(bytes, size, &checkpoint, err));
- *     const struct tensor_view *w = tensor_find(checkpoint->tensors, checkpoint->tensor_count,
- * "w"); checkpoint_free(checkpoint);
+ *     w = tensor_find(checkpoint->tensors, checkpoint->tensor_count, "dense.weight");
+ *     checkpoint_free(checkpoint);
  *
  * THREADS: an encoder belongs to one thread (the checkpoint writer's); decode has no shared state.
  */

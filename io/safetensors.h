@@ -9,8 +9,10 @@
  *     struct safetensors_builder builder = {0};
  *     safetensors_add_metadata(&builder, "format_version", "1");  all pairs before the first tensor
  *     safetensors_add_tensor(&builder, &tensor);                  in the order of their bytes
- *     TRY(safetensors_finish(&builder, err));                     builder.text is the prefix of the
- * file text_free(&builder.text); Usage, reading (bytes from anywhere, trusted in nothing):
+ *     TRY(safetensors_finish(&builder, err));       builder.text is what the file begins with
+ *     text_free(&builder.text);
+ *
+ * Usage, reading (bytes from anywhere, trusted in nothing):
  *     TRY(safetensors_parse(json, json_bytes, &header, err));
  *     safetensors_header_free(&header);
  *

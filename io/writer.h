@@ -3,8 +3,7 @@
  *     trainer:  writer_save -> snapshot slot -> ready queue
  *     writer thread:           ready -> wait for the copy -> zstd frames -> temp file -> fsync ->
  *                              rename -> fsync directory -> (next target) -> state file ->
- * retention
- *                              -> slot free, result queued
+ *                              retention -> slot free, result queued
  *     trainer:  writer_poll at step boundaries
  *
  * When both slots are busy a save that may be skipped follows the busy policy: SKIP drops it,
@@ -12,7 +11,8 @@
  * that must happen (first, best, last, stop) waits for a slot. Every drop is counted. One snapshot
  * may be published under several names; targets are published in the order given, so the best file
  * is durable before a checkpoint that claims it. When a target fails, the later ones of the same
- * save are not published. A failure is sticky in `writer_totals` and reported once by its result;
+ * save are not published.
+ * A failure is sticky in `writer_totals` and reported once by its result;
  * later saves are tried anew with a new temporary file.
  *
  * Usage:

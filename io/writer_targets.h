@@ -6,8 +6,9 @@
  *
  * Usage:
  *     TRY(writer_targets_init(&targets, &options, err));
- *     status = writer_targets_write(&targets, slot, step, request.targets, n, metadata, m, &result,
- * err); writer_targets_deinit(&targets);
+ *     status = writer_targets_write(&targets, slot, step, request.targets, n, metadata, m,
+ *                                   &result, err);
+ *     writer_targets_deinit(&targets);
  *
  * THREADS: init and deinit while the writer's thread does not run; write on that thread.
  */

@@ -19,7 +19,8 @@
  *
  * THREADS: created, used and freed by the trainer's thread. Exceptions, callable from any thread
  * while the backend lives: `event_wait` and `event_query` (the checkpoint writer waits for the end
- * of a copy). ERRORS: a call that fails returns a status and leaves a message with the operation's
+ * of a copy).
+ * ERRORS: a call that fails returns a status and leaves a message with the operation's
  * name; a device error of earlier asynchronous work surfaces at a later call, the same way.
  */
 #ifndef CAIRN_KERNELS_BACKEND_H

@@ -8,7 +8,8 @@
  * direction 1 ("_reverse") from its last to its first.
  *
  * One direction of the recurrence for token x_t (Hochreiter & Schmidhuber 1997, with the forget
- * gate of Gers et al. 2000), h and c starting at zero: z_t = W_ih embedding[x_t] + b + W_hh h_{t-1}
+ * gate of Gers et al. 2000), h and c starting at zero:
+ *     z_t = W_ih embedding[x_t] + b + W_hh h_{t-1}
  *     i = sigmoid(z_i)  f = sigmoid(z_f)  g = tanh(z_g)  o = sigmoid(z_o)
  *     c_t = f c_{t-1} + i g        h_t = o tanh(c_t)
  * The state after the last step of each direction is concatenated: final_state = [h forward, h
