@@ -3,13 +3,11 @@
  * Why no further synchronisation is needed, although nobody waits for a copy:
  *  - The image of the device region is taken in compute-stream order: every op enqueued before
  *    snapshot_fill has run, none enqueued later has. From then on training may change the region.
- *  - A device with its own memory has one staging buffer per slot, not one for both: the slow copy
- * to the host of one slot and the next snapshot's fast copy into the other one never meet.
- *  - A slot comes back only after snapshot_wait has seen `copied`, so its staging buffer and image
- * are idle when it is filled again. Two cases fill a slot whose copies may still run (a waiting
- * save replaced by a newer one, and a fill that failed half-way): then the copy stream, which runs
- * in the order of the calls, finishes the old copy first, and the new one overwrites all of it
- * before the new record of `copied`. What the old copy read meanwhile is never looked at.
+ *  - A device with its own memory has one staging buffer per slot, not one for both: the slow copy to
+ *    the host of one slot and the next snapshot's fast copy into the other one never meet.
+ *  - A slot comes back only after snapshot_wait has seen `copied`, so its staging buffer and image are
+ *    idle when it is filled again. The exception is a waiting save that a newer one replaces while its
+ *    copy to the host still runs: the new staging copy is ordered behind that copy, on the device.
  */
 #include "io/snapshot.h"
 
@@ -245,13 +243,20 @@ static enum status enqueue_copies(struct snapshot_slot *slot, struct error *err)
         return table->event_record(be, slot->copied, BACKEND_STREAM_COMPUTE, err);
     }
     size_t index = (size_t)(slot - pool->slots);
+    /* A save that a newer one replaced was not waited for: its way to the host may still read the
+     * staging copy. Otherwise `copied` was reached long ago and this is free. */
+    TRY(table->stream_wait_event(be, BACKEND_STREAM_COMPUTE, slot->copied, err));
     TRY(table->copy(be, pool->staging[index], pool->region, pool->device_bytes,
                     BACKEND_STREAM_COMPUTE, err));
     TRY(table->event_record(be, pool->staged[index], BACKEND_STREAM_COMPUTE, err));
     TRY(table->stream_wait_event(be, BACKEND_STREAM_COPY, pool->staged[index], err));
     TRY(table->copy(be, slot->device_copy, pool->staging[index], pool->device_bytes,
                     BACKEND_STREAM_COPY, err));
-    return table->event_record(be, slot->copied, BACKEND_STREAM_COPY, err);
+    enum status status = table->event_record(be, slot->copied, BACKEND_STREAM_COPY, err);
+    if (status != STATUS_OK) { /* no event tells when the copy ends, so it ends here */
+        (void)table->stream_synchronize(be, BACKEND_STREAM_COPY, NULL);
+    }
+    return status;
 }
 
 enum status snapshot_fill(struct snapshot_slot *slot, const struct snapshot_source *sources,
