@@ -54,7 +54,8 @@ struct trainer {
     uint64_t log_examples;  /* examples since then */
     uint64_t first_step;    /* state.step at the start */
     double start_time;
-    double epoch_begin; /* first batch request of the epoch in this process */
+    double epoch_begin;               /* first batch request of the epoch in this process */
+    struct best_tracker durable_best; /* what the best file on disk is known to hold */
     uint64_t save_failures;
     bool save_nonfinite; /* the writer refused a non-finite state */
     bool warned_missing_monitor, warned_history;

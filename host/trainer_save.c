@@ -141,15 +141,35 @@ bool trainer_save_due(const struct trainer *trainer) {
 /* ---- what became of it --------------------------------------------------------------------------
  */
 
+static bool is_best_file(const char *path) {
+    char directory[FILE_PATH_CAPACITY];
+    const char *name = file_split_path(path, directory, sizeof directory);
+    return name != NULL && strcmp(name, STORE_BEST_FILE) == 0;
+}
+
+/* No checkpoint may claim a best value that the best file does not hold: the next epoch has to beat what
+ * is on disk, not what was lost. */
+static void forget_unsaved_best(struct trainer *trainer) {
+    run_state_set_best(&trainer->state, &trainer->durable_best);
+    trainer->state_version++;
+}
+
 void trainer_collect_saves(struct trainer *trainer) {
     struct save_result result;
     while (writer_poll(trainer->writer, &result)) {
         if (result.dropped) {
             continue;
         }
+        struct best_tracker best = run_state_best(&trainer->state);
         if (result.status == STATUS_OK) {
+            if (best.has_best && result.step == best.best_step) {
+                trainer->durable_best = best;
+            }
             trainer_log_save(trainer, &result);
             continue;
+        }
+        if (is_best_file(result.path)) {
+            forget_unsaved_best(trainer);
         }
         trainer->ring_version =
             0; /* whatever was accepted is not there: the last save tries again */

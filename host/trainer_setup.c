@@ -143,6 +143,7 @@ static enum status begin_state(struct trainer *trainer, struct error *err) {
         trainer->setup.resumed_path, (long long)state->position,
         (unsigned long long)trainer->steps_per_epoch);
     trainer->first_step = (uint64_t)state->step;
+    trainer->durable_best = run_state_best(state);
     return STATUS_OK;
 }
 

@@ -139,16 +139,6 @@ void text_append_json(struct text *text, const char *bytes, size_t size) {
     text_append(text, "\"", 1);
 }
 
-void text_append_json_double(struct text *text, double value) {
-    if (isnan(value)) {
-        text_printf(text, "\"nan\"");
-    } else if (isinf(value)) {
-        text_printf(text, "\"%sinf\"", value < 0 ? "-" : "");
-    } else {
-        text_printf(text, "%.17g", value);
-    }
-}
-
 void text_append_shortest_double(struct text *text, double value) {
     if (isnan(value)) { /* printf may say "-nan" */
         text_printf(text, "nan");
@@ -162,6 +152,16 @@ void text_append_shortest_double(struct text *text, double value) {
     } while (precision++ < 17 &&
              (!text_parse_double(digits, &back) || back < value || back > value));
     text_append(text, digits, strlen(digits));
+}
+
+void text_append_json_double(struct text *text, double value) {
+    if (isnan(value)) {
+        text_printf(text, "\"nan\"");
+    } else if (isinf(value)) {
+        text_printf(text, "\"%sinf\"", value < 0 ? "-" : "");
+    } else {
+        text_append_shortest_double(text, value);
+    }
 }
 
 /* One unit of escaped output for the data at `at` into `unit`; returns the bytes of data it covers.

@@ -37,13 +37,12 @@ void text_printf(struct text *text, const char *format, ...) PRINTF_LIKE(2, 3);
  */
 void text_append_json(struct text *text, const char *bytes, size_t size);
 
-/* Append a double so that reading it back gives the same bits ("%.17g"; NaN and infinities as the
- * JSON strings "nan", "inf", "-inf", quotes included). */
-void text_append_json_double(struct text *text, double value);
-
 /* Append the shortest decimal form that reads back the same ("0.1", "1e-07"), as Python prints a
  * float; "nan", "inf", "-inf". */
 void text_append_shortest_double(struct text *text, double value);
+
+/* The same as JSON: NaN and infinities as the strings "nan", "inf", "-inf", quotes included. */
+void text_append_json_double(struct text *text, double value);
 
 /* Keep the memory, drop the content; free the memory. */
 void text_clear(struct text *text);
