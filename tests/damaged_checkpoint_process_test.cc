@@ -1,0 +1,124 @@
+// Damaged checkpoints and the real program: the newest good one is used, the damaged one is named,
+// and where none is good the program says so instead of starting afresh.
+#include <filesystem>
+
+#include "tests/support/train_fixture.h"
+#include "gtest/gtest.h"
+
+namespace {
+
+class Damaged : public TrainFixture {
+  protected:
+    // Checkpoints at steps 0, 4, 8, 12, 16.
+    void SetUp() override {
+        TrainFixture::SetUp();
+        Outcome outcome = train({"--save-checkpoints-steps", "4"});
+        ASSERT_EQ(outcome.code, 0) << outcome.err;
+        ASSERT_EQ(checkpoint_steps(model()), (std::vector<uint64_t>{0, 4, 8, 12, 16}));
+    }
+
+    // One bit in the middle, or the second half cut off.
+    void flip(uint64_t step) const {
+        std::string bytes = read_file(checkpoint_path(model(), step));
+        bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 4);
+        write_file(checkpoint_path(model(), step), bytes);
+    }
+
+    void cut(uint64_t step) const {
+        std::string bytes = read_file(checkpoint_path(model(), step));
+        write_file(checkpoint_path(model(), step), bytes.substr(0, bytes.size() / 2));
+    }
+
+    static std::string base(uint64_t step) {
+        return "model.ckpt-" + std::to_string(step) + ".safetensors.zst";
+    }
+
+    Outcome evaluate() const {
+        return run_cairn(
+            {"evaluate", "--data", dir_.file("validation.jsonl"), "--model-dir", model()});
+    }
+};
+
+} // namespace
+
+TEST_F(Damaged, TrainFallsBackAndReachesTheSameEnd) {
+    const std::string reference = dir_.file("reference.zst");
+    std::filesystem::copy_file(checkpoint_path(model(), 16), reference);
+    flip(16);
+    cut(12);
+    Outcome outcome = train({"--save-checkpoints-steps", "4"});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, "Warning");
+    EXPECT_SAYS(outcome, base(16));
+    EXPECT_SAYS(outcome, base(12));
+    EXPECT_EQ(checkpoint_difference(reference, checkpoint_path(model(), 16)), "");
+}
+
+TEST_F(Damaged, EvaluateAndPredictFallBack) {
+    flip(16);
+    Outcome outcome = evaluate();
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, base(16));
+    EXPECT_EQ(json_field(outcome.out, "step"), "12");
+    outcome = run({.program = "",
+                   .arguments = {"predict", "--model-dir", model()},
+                   .input = "a bright film\n"});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, base(16));
+}
+
+// Never a silent fresh start in a directory that has checkpoints.
+TEST_F(Damaged, NoneGoodIs65Everywhere) {
+    for (uint64_t step : {0, 4, 8, 12, 16}) {
+        cut(step);
+    }
+    Outcome outcome = train();
+    EXPECT_EXIT_CODE(outcome, 65);
+    EXPECT_SAYS(outcome, model());
+    EXPECT_EQ(checkpoint_steps(model()), (std::vector<uint64_t>{0, 4, 8, 12, 16}));
+    EXPECT_EXIT_CODE(evaluate(), 65);
+    EXPECT_EXIT_CODE(run_cairn({"predict", "--model-dir", model()}), 65);
+}
+
+TEST_F(Damaged, CheckpointsShowsAndVerifyIs65) {
+    Outcome good = run_cairn({"checkpoints", "--model-dir", model(), "--verify"});
+    EXPECT_EXIT_CODE(good, 0);
+    EXPECT_FALSE(contains(good.out, "damaged")) << good.out;
+    flip(8);
+    Outcome bad = run_cairn({"checkpoints", "--model-dir", model(), "--verify"});
+    EXPECT_EXIT_CODE(bad, 65);
+    EXPECT_TRUE(contains(bad.out, "damaged")) << bad.out;
+}
+
+TEST_F(Damaged, InspectIs65WithTheReason) {
+    EXPECT_EXIT_CODE(run_cairn({"inspect", checkpoint_path(model(), 16)}), 0);
+    flip(16);
+    Outcome outcome = run_cairn({"inspect", checkpoint_path(model(), 16)});
+    EXPECT_EXIT_CODE(outcome, 65);
+    EXPECT_SAYS(outcome, base(16));
+}
+
+// The state file is a hint: lost, foreign or nonsense, the directory scan decides.
+TEST_F(Damaged, StateFileIsOnlyAHint) {
+    for (const char *text : {"", "nonsense", "model_checkpoint_path: \"/etc/passwd\"\n",
+                             "model_checkpoint_path: \"model.ckpt-4.safetensors.zst\"\n"
+                             "all_model_checkpoint_paths: \"model.ckpt-4.safetensors.zst\"\n"}) {
+        write_file(model() + "/checkpoint", text);
+        Outcome outcome = evaluate();
+        EXPECT_EXIT_CODE(outcome, 0);
+        EXPECT_EQ(json_field(outcome.out, "step"), "16") << text;
+    }
+    std::filesystem::remove(model() + "/checkpoint");
+    EXPECT_EQ(json_field(evaluate().out, "step"), "16");
+}
+
+// --resume FILE of this directory goes back: newer checkpoints are moved aside, not deleted.
+TEST_F(Damaged, ResumeFromAnOlderOneSupersedesNewer) {
+    const std::string reference = dir_.file("reference.zst");
+    std::filesystem::copy_file(checkpoint_path(model(), 16), reference);
+    Outcome outcome =
+        train({"--save-checkpoints-steps", "4", "--resume", checkpoint_path(model(), 8)});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_EQ(checkpoint_steps(model() + "/superseded"), (std::vector<uint64_t>{12, 16}));
+    EXPECT_EQ(checkpoint_difference(reference, checkpoint_path(model(), 16)), "");
+}

@@ -1,0 +1,233 @@
+// Resume = no stop: a run that was stopped, at whatever point and as often as one likes, ends in
+// the very bits of the run that never was: every tensor of the final checkpoint (the restored state
+// is among them), history.csv, and the `step` and `epoch` events of history.jsonl apart from times.
+// And the number of threads changes nothing.
+#include <algorithm>
+#include <csignal>
+#include <filesystem>
+#include <regex>
+
+#include "tests/support/train_fixture.h"
+#include "gtest/gtest.h"
+
+namespace {
+
+// `step` and `epoch` events without what depends on the clock.
+std::vector<std::string> timeless_events(const std::string &model_dir) {
+    static const std::regex times(", *\"(examples_per_second|[a-z_]*_seconds)\": *[^,}]*");
+    std::vector<std::string> events;
+    for (const std::string &line : history_lines(model_dir)) {
+        const std::string event = json_field(line, "event");
+        if (event == "step" || event == "epoch") {
+            events.push_back(std::regex_replace(line, times, ""));
+        }
+    }
+    return events;
+}
+
+uint64_t last_step(const std::string &model_dir) {
+    const std::vector<uint64_t> steps = checkpoint_steps(model_dir);
+    return steps.empty() ? 0 : steps.back();
+}
+
+void expect_same_run(const std::string &reference, const std::string &other) {
+    ASSERT_GT(last_step(reference), 0u);
+    ASSERT_EQ(last_step(other), last_step(reference));
+    EXPECT_EQ(checkpoint_difference(checkpoint_path(reference, last_step(reference)),
+                                    checkpoint_path(other, last_step(other))),
+              "");
+    EXPECT_EQ(read_file(other + "/history.csv"), read_file(reference + "/history.csv"));
+    const std::vector<std::string> events = timeless_events(reference);
+    EXPECT_FALSE(events.empty());
+    EXPECT_EQ(timeless_events(other), events);
+}
+
+class Resume : public TrainFixture {
+  protected:
+    std::string reference() const { return dir_.file("reference"); }
+
+    // The run that is compared: `common` for both, the reference without a stop.
+    void run_reference(const std::vector<std::string> &common) {
+        common_ = common + words("--log-step-count-steps 3");
+        ASSERT_EQ(go(reference()), 0);
+    }
+
+    int go(const std::string &model_dir, const std::vector<std::string> &more = {}) {
+        Outcome outcome =
+            train(common_ + std::vector<std::string>{"--model-dir", model_dir} + more);
+        EXPECT_EQ(outcome.code, 0) << outcome.err;
+        return outcome.code;
+    }
+
+    // Stop at each of `stops`, then run to the end.
+    void run_with_stops(const std::vector<uint64_t> &stops) {
+        for (uint64_t stop : stops) {
+            ASSERT_EQ(go(model(), {"--max-steps", std::to_string(stop)}), 0);
+            ASSERT_EQ(last_step(model()), stop);
+        }
+        ASSERT_EQ(go(model()), 0);
+        expect_same_run(reference(), model());
+    }
+
+    std::vector<std::string> common_;
+};
+
+// ---- every data source ----
+
+class Source : public Resume, public testing::WithParamInterface<std::string> {
+  protected:
+    void SetUp() override {
+        Resume::SetUp();
+        const std::string kind = GetParam();
+        const std::vector<Example> training = small_examples(128, 1), test = small_examples(64, 2);
+        if (kind == "demo") {
+            data_ = {"--data", "demo", "--batch-size", "512"};
+        } else if (kind == "jsonl") {
+            data_ = {"--data", dir_.file("train.jsonl"), "--validation-split", "0.2"};
+        } else if (kind == "csv") {
+            write_csv(dir_.file("train.csv"), training);
+            write_csv(dir_.file("validation.csv"), test);
+            data_ = {"--data", dir_.file("train.csv"), "--validation-data",
+                     dir_.file("validation.csv")};
+        } else {
+            write_folder(dir_.file("folder"), training, test);
+            data_ = {"--data", dir_.file("folder")};
+        }
+        if (kind.rfind("tar", 0) == 0) {
+            data_ = {"--data", dir_.file("archive." + kind)};
+            write_archive(data_.back(), dir_.file("folder"));
+        }
+    }
+};
+
+} // namespace
+
+// Stops in mid-epoch, at an epoch's end, right after it, and twice in a row.
+TEST_P(Source, StopsByMaxSteps) {
+    run_reference({"--epochs", "3"});
+    const uint64_t per_epoch = last_step(reference()) / 3;
+    ASSERT_GE(per_epoch, 3u);
+    run_with_stops({2, per_epoch, per_epoch + 1, 2 * per_epoch + per_epoch / 2});
+}
+
+INSTANTIATE_TEST_SUITE_P(Every, Source,
+                         testing::Values("demo", "folder", "tar.gz", "tar.zst", "csv", "jsonl"),
+                         [](const testing::TestParamInfo<std::string> &information) {
+                             std::string name = information.param;
+                             std::replace(name.begin(), name.end(), '.', '_');
+                             return name;
+                         });
+
+// The same tree gives the same run, packed or not.
+TEST_F(Resume, FolderAndArchiveAreTheSameData) {
+    write_folder(dir_.file("folder"), small_examples(128, 1), small_examples(64, 2));
+    write_archive(dir_.file("folder.tar.gz"), dir_.file("folder"));
+    data_ = {"--data", dir_.file("folder")};
+    ASSERT_EQ(go(reference()), 0);
+    ASSERT_EQ(go(model(), {"--max-steps", "9"}), 0);
+    data_.back() = dir_.file("folder.tar.gz");
+    ASSERT_EQ(go(model()), 0); // goes on with the other form of the same data
+    expect_same_run(reference(), model());
+}
+
+// ---- every order of the data ----
+
+TEST_F(Resume, ShuffleBuffer) {
+    run_reference({"--shuffle", "buffer", "--shuffle-buffer", "40", "--epochs", "3"});
+    run_with_stops({3, 8, 13, 21});
+}
+
+TEST_F(Resume, PlainOrderWithoutWindows) {
+    run_reference({"--shuffle", "none", "--bucket-window", "0", "--epochs", "3"});
+    run_with_stops({3, 8, 13, 21});
+}
+
+TEST_F(Resume, ShortLastBatch) {
+    run_reference({"--batch-size", "24", "--bucket-window", "48", "--epochs", "3"});
+    ASSERT_EQ(last_step(reference()), 18u); // 128 = 5 * 24 + 8
+    run_with_stops({5, 6, 7, 12, 17});
+}
+
+TEST_F(Resume, EveryStepIsAStop) {
+    run_reference({});
+    std::vector<uint64_t> stops;
+    for (uint64_t step = 1; step < 2 * kStepsPerEpoch; step++) {
+        stops.push_back(step);
+    }
+    run_with_stops(stops);
+}
+
+TEST_F(Resume, ClippedGradients) {
+    run_reference({"--clip-norm", "0.05", "--epochs", "3"});
+    run_with_stops({3, 11});
+}
+
+// ---- patience ----
+
+// Overfitting on purpose: the run ends early, and every stop falls into the epochs without
+// improvement.
+TEST_F(Resume, DuringPatience) {
+    for (const char *restore : {"no", "yes"}) {
+        std::vector<std::string> common = {"--learning-rate", "0.05", "--patience", "3",
+                                           "--epochs",        "60"};
+        if (std::string(restore) == "yes") {
+            common.push_back("--restore-best-weights");
+        }
+        run_reference(common);
+        const uint64_t end = last_step(reference()), epochs = end / kStepsPerEpoch;
+        ASSERT_LT(epochs, 60u) << "never stopped early";
+        ASSERT_GT(epochs, 3u);
+        run_with_stops({end - 3 * kStepsPerEpoch + 1, end - 2 * kStepsPerEpoch,
+                        end - kStepsPerEpoch + 4, end - 1});
+        std::filesystem::remove_all(reference());
+        std::filesystem::remove_all(model());
+    }
+}
+
+TEST_F(Resume, BestModelIsNotForgotten) {
+    run_reference({"--learning-rate", "0.05", "--patience", "none", "--epochs", "8"});
+    run_with_stops({20, 40, 60});
+    EXPECT_EQ(checkpoint_difference(reference() + "/best.safetensors.zst",
+                                    model() + "/best.safetensors.zst"),
+              "");
+}
+
+// ---- signals ----
+
+// SIGTERM wherever it falls, again and again, until the run is through.
+TEST_F(Resume, StopsBySignal) {
+    run_reference({"--epochs", "40", "--patience", "none"});
+    unsigned stops = 0;
+    for (int code = 75; code == 75;) {
+        const uint64_t begin = last_step(model());
+        Process process({.program = "", .arguments = train_arguments(common_)});
+        process.wait_for([&] {
+            const std::vector<std::string> lines = history_lines(model());
+            return std::any_of(lines.begin(), lines.end(), [&](const std::string &line) {
+                return json_field(line, "event") == "step" &&
+                       std::stoull(json_field(line, "step")) > begin + 20;
+            });
+        });
+        process.signal(SIGTERM);
+        code = process.wait();
+        ASSERT_TRUE(code == 0 || code == 75) << process.err();
+        stops += code == 75 ? 1 : 0;
+    }
+    EXPECT_GE(stops, 3u);
+    expect_same_run(reference(), model());
+}
+
+// ---- threads ----
+
+TEST_F(Resume, ThreadsChangeNothing) {
+    for (const char *batch : {"1", "5", "64"}) {
+        run_reference({"--batch-size", batch, "--max-steps", "40", "--epochs", "20", "--patience",
+                       "none", "--hidden-size", "20"});
+        for (const char *threads : {"2", "3", "8"}) {
+            ASSERT_EQ(go(model(), {"--threads", threads}), 0);
+            expect_same_run(reference(), model());
+            std::filesystem::remove_all(model());
+        }
+        std::filesystem::remove_all(reference());
+    }
+}

@@ -1,0 +1,197 @@
+#!/usr/bin/env bash
+# run.sh - build Cairn and run its tests: Release, address and undefined-behaviour sanitizers, thread
+# sanitizer.
+#
+#     tests/run.sh            everything (what .ci/run calls)
+#     tests/run.sh --fast     the tests labelled `fast`, Release only, for daily work
+#     tests/run.sh --long     everything, and a kill loop of 300 kills instead of 30
+#
+# Installs what is missing (as root or with sudo; says what), builds below build-test*/, and ends with
+# one line "N passed, N failed, N skipped" over all configurations. Exit code 0 when nothing failed.
+# With CI=true a skipped test is a failure unless its name contains `gpu`.
+# CAIRN_GOLDEN_DIR names the golden cases (default ../shared/golden).
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+# shellcheck source=cmake/packages.sh
+. cmake/packages.sh
+
+fast=0
+for argument in "$@"; do
+    case "$argument" in
+    --fast) fast=1 ;;
+    --long) export CAIRN_KILL_LOOPS=${CAIRN_KILL_LOOPS:-300} ;;
+    -h | --help)
+        sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"
+        exit 0
+        ;;
+    *)
+        echo "tests/run.sh: unknown option '$argument'; it knows --fast, --long and --help" >&2
+        exit 2
+        ;;
+    esac
+done
+
+jobs=$(nproc)
+passed=0 failed=0 skipped=0
+timings=()
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
+
+say() { printf '\n== %s\n' "$*"; }
+
+note_time() { # NAME SECONDS
+    timings+=("$(printf '%5d s  %s' "$2" "$1")")
+}
+
+# ---- packages ----
+
+prepare() {
+    say "Looking for what the tests need"
+    packages_need_build
+    packages_need g++ "the C++ compiler (tests only)" command c++
+    packages_need libgtest-dev "GoogleTest" header gtest/gtest.h
+    packages_need zstd "opens checkpoints without our code" command zstd
+    packages_need python3-venv "a place for the safetensors package" python ensurepip
+    packages_install || exit 1
+    packages_check_cmake || exit 1
+    echo "everything is there"
+}
+
+# A virtual environment with the safetensors package, an independent reader of our checkpoints.
+prepare_python() {
+    local python=$PWD/.venv/bin/python
+    local probe="import numpy, safetensors, xxhash"
+    if ! "$python" -c "$probe" >/dev/null 2>&1; then
+        say "Making .venv with the packages of tests/requirements.txt"
+        rm -rf .venv
+        python3 -m venv .venv >"$results/venv.log" 2>&1 </dev/null &&
+            "$python" -m pip install -q --disable-pip-version-check -r tests/requirements.txt \
+                >>"$results/venv.log" 2>&1 </dev/null
+    fi
+    if "$python" -c "$probe" >/dev/null 2>&1; then
+        export CAIRN_PYTHON=$python
+    else
+        tail -n 5 "$results/venv.log" >&2
+        echo "warning: no virtual environment (no PyPI?); tests that need Python will be skipped" >&2
+    fi
+}
+
+# ---- one configuration ----
+
+# build NAME DIRECTORY TARGETS -- CMAKE_ARGUMENTS...; TARGETS may be "all".
+build() {
+    local name=$1 directory=$2 targets=$3 begin=$SECONDS
+    shift 4
+    say "Building: $name"
+    # shellcheck disable=SC2086
+    if ! { cmake -S . -B "$directory" "$@" &&
+        cmake --build "$directory" --parallel "$jobs" --target $targets; } \
+        >"$results/build.log" 2>&1 </dev/null; then
+        grep -nE 'error|warning: |FAILED|Error' "$results/build.log" | head -n 40 >&2
+        tail -n 20 "$results/build.log" >&2
+        echo "FAILED: build of $name" >&2
+        failed=$((failed + 1))
+        return 1
+    fi
+    if [ ! -x "$directory/cairn" ] || [ ! -d "$directory/tests" ]; then
+        tail -n 30 "$results/build.log" >&2
+        echo "FAILED: $name was built without the program or without tests" >&2
+        failed=$((failed + 1))
+        return 1
+    fi
+    note_time "build: $name" $((SECONDS - begin))
+}
+
+# A number from the head of a JUnit report: one attribute a line, before any test's own output.
+attribute() { sed -n "s/^[[:space:]]*$1=\"\([0-9]*\)\"$/\1/p" "$2" | head -n 1; }
+
+# run NAME DIRECTORY CTEST_ARGUMENTS...
+run() {
+    local name=$1 directory=$2 begin=$SECONDS report=$results/$1.xml status=0
+    shift 2
+    say "Running: $name"
+    "${wrapper[@]}" ctest --test-dir "$directory" --parallel 2 --output-on-failure --no-tests=error \
+        --output-junit "$report" "$@" </dev/null >"$results/ctest.log" 2>&1 || status=$?
+    # Passed tests are not worth a line each; everything else is.
+    grep -vE '^ *(Start +[0-9]+: |[0-9]+/[0-9]+ Test .* Passed +)' "$results/ctest.log"
+    note_time "tests: $name" $((SECONDS - begin))
+    if [ ! -s "$report" ]; then
+        echo "FAILED: ctest made no report for $name" >&2
+        failed=$((failed + 1))
+        return
+    fi
+    local total bad off
+    total=$(attribute tests "$report")
+    bad=$(attribute failures "$report")
+    off=$(attribute skipped "$report")
+    passed=$((passed + total - bad - off))
+    failed=$((failed + bad))
+    skipped=$((skipped + off))
+    if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ]; then
+        echo "FAILED: ctest ended with $status for $name" >&2
+        failed=$((failed + 1))
+    fi
+    slowest "$name" "$report"
+    forbid_skips "$name" "$report"
+}
+
+slowest() {
+    sed -n 's/.*<testcase name="\([^"]*\)".* time="\([0-9.]*\)".*/\2 \1/p' "$2" |
+        sort -rn | head -n 5 | sed "s/  # GetParam.*//; s/$/ ($1)/" >>"$results/slowest"
+}
+
+# In CI a skipped test is a failed one, unless it needs a GPU.
+forbid_skips() {
+    local names
+    names=$(sed -n 's/.*<testcase name="\([^"]*\)".*status="notrun".*/\1/p' "$2")
+    [ -n "$names" ] || return 0
+    printf 'skipped in %s:\n' "$1"
+    printf '%s\n' "$names" | sed 's/^/    /'
+    if [ "${CI:-}" = true ]; then
+        local bad
+        bad=$(printf '%s\n' "$names" | grep -civ gpu)
+        if [ "$bad" -gt 0 ]; then
+            echo "FAILED: $bad skipped tests in CI that need no GPU" >&2
+            failed=$((failed + bad))
+            skipped=$((skipped - bad))
+        fi
+    fi
+}
+
+# ---- all of it ----
+
+prepare
+prepare_python
+
+wrapper=()
+select=()
+[ "$fast" -eq 0 ] || select=(-L fast)
+if build Release build-test all -- -DCMAKE_BUILD_TYPE=Release -DCAIRN_SANITIZE= -DCAIRN_TESTS=ON; then
+    run Release build-test "${select[@]}"
+fi
+
+if [ "$fast" -eq 0 ]; then
+    # -O1 and asserts on (no NDEBUG): compile time counts as much as run time here.
+    sanitized=(-DCMAKE_BUILD_TYPE=Sanitized -DCMAKE_C_FLAGS=-O1 -DCMAKE_CXX_FLAGS=-O1 -DCAIRN_TESTS=ON)
+    if build address+undefined build-test-address all -- "${sanitized[@]}" \
+        -DCAIRN_SANITIZE=address,undefined; then
+        run address+undefined build-test-address -L 'fast|crash'
+    fi
+    threaded="writer_test base_test batcher_test snapshot_test ops_test"
+    # ThreadSanitizer needs a memory layout that address randomisation may spoil.
+    if setarch -R true 2>/dev/null; then
+        wrapper=(setarch -R)
+    fi
+    if build thread build-test-thread "cairn $threaded" -- "${sanitized[@]}" \
+        -DCAIRN_SANITIZE=thread; then
+        run thread build-test-thread -R "^(${threaded// /|})\\."
+    fi
+fi
+
+say "Time"
+printf '%s\n' "${timings[@]}"
+echo "slowest tests (seconds):"
+sort -rn "$results/slowest" 2>/dev/null | head -n 10 | sed 's/^/  /'
+printf '%5d s  in all\n\n' "$SECONDS"
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,359 @@
+// Stop signals against the real program, in every phase: a good save and exit 75 from training, a
+// prompt end from everything else, and a second signal that does not wait.
+//
+// Loading is held still by a named pipe as the data: the reader waits for us, not for a clock.
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <fcntl.h>
+#include <filesystem>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "io/file.h"
+#include "tests/support/process.h"
+#include "tests/support/small_data.h"
+#include "gtest/gtest.h"
+
+namespace {
+
+const size_t kTrain = 256, kBatch = 16;
+const uint64_t kStepsPerEpoch = kTrain / kBatch;
+
+// A named pipe that a child reads from.
+class Pipe {
+  public:
+    explicit Pipe(const std::string &path) : path_(path) {
+        std::signal(SIGPIPE, SIG_IGN);
+        if (mkfifo(path.c_str(), 0600) != 0) {
+            ADD_FAILURE() << path << ": " << std::strerror(errno);
+        }
+    }
+    ~Pipe() { shut(); }
+    Pipe(const Pipe &) = delete;
+    Pipe &operator=(const Pipe &) = delete;
+
+    const std::string &path() const { return path_; }
+
+    // Opens once the child has opened its end.
+    bool open_for(Process *process) {
+        return process->wait_for([&] {
+            fd_ = open(path_.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+            return fd_ >= 0;
+        });
+    }
+
+    void say(const std::string &text) const {
+        EXPECT_EQ(write(fd_, text.data(), text.size()), static_cast<ssize_t>(text.size()));
+    }
+
+    // Keep talking until the child closes its end.
+    void talk_until_closed(Process *process, const std::string &line) const {
+        EXPECT_TRUE(process->wait_for([&] {
+            const ssize_t written = write(fd_, line.data(), line.size());
+            return written < 0 && errno == EPIPE;
+        })) << process->err();
+    }
+
+    void shut() {
+        if (fd_ >= 0) {
+            close(fd_);
+        }
+        fd_ = -1;
+    }
+
+  private:
+    std::string path_;
+    int fd_ = -1;
+};
+
+const char *const kLine = "{\"text\": \"a bright film\", \"label\": 1}\n"
+                          "{\"text\": \"a dull film\", \"label\": 0}\n";
+
+class Signals : public testing::Test {
+  protected:
+    void SetUp() override {
+        write_jsonl(dir_.file("train.jsonl"), small_examples(kTrain, 1));
+        write_jsonl(dir_.file("validation.jsonl"), small_examples(1200, 2));
+    }
+
+    // Far more epochs than any test waits for.
+    ProcessOptions train(const std::vector<std::string> &more = {}) const {
+        ProcessOptions options;
+        options.arguments = words("train --epochs 100000 --patience none --threads 1 "
+                                  "--log-step-count-steps 1 --model-dir " +
+                                  model()) +
+                            std::vector<std::string>{"--data",
+                                                     dir_.file("train.jsonl"),
+                                                     "--validation-data",
+                                                     dir_.file("validation.jsonl"),
+                                                     "--batch-size",
+                                                     std::to_string(kBatch)} +
+                            more;
+        return options;
+    }
+
+    std::string model() const { return dir_.file("model"); }
+
+    uint64_t last_step() const {
+        uint64_t step = 0;
+        for (const std::string &line : history_lines(model())) {
+            if (json_field(line, "event") == "step") {
+                step = std::strtoull(json_field(line, "step").c_str(), nullptr, 10);
+            }
+        }
+        return step;
+    }
+
+    size_t epochs_done() const {
+        size_t epochs = 0;
+        for (const std::string &line : history_lines(model())) {
+            epochs += json_field(line, "event") == "epoch" ? 1 : 0;
+        }
+        return epochs;
+    }
+
+    bool in_mid_epoch() const { return last_step() % kStepsPerEpoch != 0; }
+    bool in_validation() const { return last_step() / kStepsPerEpoch > epochs_done(); }
+
+    bool in_a_save() const {
+        for (const std::string &name : list_directory(model())) {
+            if (name.rfind(PUBLISH_TEMP_PREFIX, 0) == 0) {
+                return true;
+            }
+        }
+        return false;
+    }
+
+    // The newest checkpoint is good, is that of the last step that was logged, and can be gone on
+    // from.
+    void expect_good_save(std::vector<std::string> more) {
+        const std::vector<uint64_t> steps = checkpoint_steps(model());
+        ASSERT_FALSE(steps.empty());
+        EXPECT_EQ(steps.back(), last_step());
+        Outcome verify = run_cairn({"checkpoints", "--model-dir", model(), "--verify"});
+        EXPECT_EQ(verify.code, 0) << verify.err;
+        EXPECT_FALSE(in_a_save());
+        more.insert(more.end(), {"--max-steps", std::to_string(steps.back() + 3)});
+        Outcome resumed = run(train(more));
+        EXPECT_EQ(resumed.code, 0) << resumed.err;
+        EXPECT_EQ(checkpoint_steps(model()).back(), steps.back() + 3);
+    }
+
+    void stop_train_when(const std::function<bool()> &moment, int number,
+                         const std::vector<std::string> &more = {}) {
+        Process process(train(more));
+        ASSERT_TRUE(process.wait_for(moment)) << process.err();
+        process.signal(number);
+        EXPECT_EQ(process.wait(20), 75) << process.err();
+        expect_good_save(more);
+    }
+
+    TemporaryDirectory dir_;
+};
+
+} // namespace
+
+// ---- training ----
+
+TEST_F(Signals, TermInMidEpoch) {
+    stop_train_when([&] { return last_step() > kStepsPerEpoch && in_mid_epoch(); }, SIGTERM);
+}
+
+TEST_F(Signals, InterruptInMidEpoch) {
+    stop_train_when([&] { return last_step() > 2 && in_mid_epoch(); }, SIGINT);
+}
+
+TEST_F(Signals, User1InMidEpoch) {
+    stop_train_when([&] { return last_step() > 2 && in_mid_epoch(); }, SIGUSR1);
+}
+
+TEST_F(Signals, HangupInMidEpoch) {
+    stop_train_when([&] { return last_step() > 2 && in_mid_epoch(); }, SIGHUP);
+}
+
+TEST_F(Signals, TermInValidation) {
+    stop_train_when([&] { return last_step() >= kStepsPerEpoch && in_validation(); }, SIGTERM);
+}
+
+TEST_F(Signals, TermDuringASave) {
+    // A save at every step, and slow ones: the moment is met soon.
+    stop_train_when([&] { return last_step() > 2 && in_a_save(); }, SIGTERM,
+                    {"--save-checkpoints-steps", "1", "--dense-size", "2048"});
+}
+
+// A stop in the middle of an epoch validates nothing: the epoch is not over.
+TEST_F(Signals, StopInMidEpochRunsNoValidation) {
+    Process process(train());
+    ASSERT_TRUE(process.wait_for([&] { return last_step() > 2 && in_mid_epoch(); }));
+    process.signal(SIGTERM);
+    ASSERT_EQ(process.wait(20), 75) << process.err();
+    EXPECT_EQ(epochs_done(), last_step() / kStepsPerEpoch - (last_step() % kStepsPerEpoch == 0));
+}
+
+TEST_F(Signals, HangupIsIgnoredUnderNohup) {
+    ProcessOptions options = train({"--max-steps", "200"});
+    options.ignore_hangup = true;
+    Process process(options);
+    ASSERT_TRUE(process.wait_for([&] { return last_step() > 2; })) << process.err();
+    process.signal(SIGHUP);
+    EXPECT_EQ(process.wait(), 0) << process.err();
+    EXPECT_EQ(last_step(), 200u);
+}
+
+TEST_F(Signals, PreemptExitCode) {
+    Process process(train({"--preempt-exit-code", "99"}));
+    ASSERT_TRUE(process.wait_for([&] { return last_step() > 2; })) << process.err();
+    process.signal(SIGTERM);
+    EXPECT_EQ(process.wait(20), 99) << process.err();
+}
+
+// Nobody knows the name of a temporary model directory: the message has to say it.
+TEST_F(Signals, TemporaryModelDirectoryIsNamed) {
+    std::filesystem::create_directories(dir_.file("tmp"));
+    ProcessOptions options = {.program = "",
+                              .arguments = {"train", "--data", dir_.file("train.jsonl"), "--epochs",
+                                            "100000", "--patience", "none"}};
+    options.environment["TMPDIR"] = dir_.file("tmp");
+    Process process(options);
+    std::string directory;
+    ASSERT_TRUE(process.wait_for([&] {
+        for (const std::string &name : list_directory(dir_.file("tmp"))) {
+            directory = dir_.file("tmp") + "/" + name;
+        }
+        return !directory.empty() && !checkpoint_steps(directory).empty();
+    })) << process.err();
+    process.signal(SIGTERM);
+    EXPECT_EQ(process.wait(20), 75);
+    EXPECT_TRUE(contains(process.err(), "--model-dir " + directory)) << process.err();
+}
+
+// ---- --requeue-command ----
+
+TEST_F(Signals, RequeueCommandRunsWithoutAShell) {
+    const std::string mark = dir_.file("a mark; $(echo no)");
+    Process process(train({"--requeue-command", "touch '" + mark + "'"}));
+    ASSERT_TRUE(process.wait_for([&] { return last_step() > 2; })) << process.err();
+    EXPECT_FALSE(exists(mark));
+    process.signal(SIGTERM);
+    EXPECT_EQ(process.wait(20), 75) << process.err();
+    EXPECT_TRUE(exists(mark)) << process.err();
+    EXPECT_FALSE(contains(process.err(), "no)") && exists(dir_.file("a")));
+}
+
+TEST_F(Signals, RequeueCommandDoesNotRunForAnInterrupt) {
+    const std::string mark = dir_.file("mark");
+    Process process(train({"--requeue-command", "touch " + mark}));
+    ASSERT_TRUE(process.wait_for([&] { return last_step() > 2; })) << process.err();
+    process.signal(SIGINT);
+    EXPECT_EQ(process.wait(20), 75) << process.err();
+    EXPECT_FALSE(exists(mark));
+}
+
+// ---- loading and vocabulary ----
+
+class Held : public Signals, public testing::WithParamInterface<int> {};
+
+// One signal while the data are read: the program notices at the next example, not at the last.
+TEST_P(Held, TrainStopsWhileLoading) {
+    Pipe pipe(dir_.file("held.jsonl"));
+    Process process(
+        {.program = "", .arguments = {"train", "--data", pipe.path(), "--model-dir", model()}});
+    ASSERT_TRUE(pipe.open_for(&process)) << process.err();
+    pipe.say(kLine);
+    process.signal(GetParam());
+    pipe.talk_until_closed(&process, kLine);
+    EXPECT_EQ(process.wait(20), 75) << process.err();
+    EXPECT_TRUE(checkpoint_steps(model()).empty());
+}
+
+TEST_P(Held, VocabularyStopsWhileLearning) {
+    Pipe pipe(dir_.file("held.jsonl"));
+    Process process({.program = "", .arguments = {"vocabulary", "--data", pipe.path()}});
+    ASSERT_TRUE(pipe.open_for(&process)) << process.err();
+    pipe.say(kLine);
+    process.signal(GetParam());
+    pipe.talk_until_closed(&process, kLine);
+    EXPECT_EQ(process.wait(20), 75) << process.err();
+    EXPECT_EQ(process.out(), "");
+}
+
+// The second one does not wait for anything: the reader is stuck in a read() that never returns.
+TEST_P(Held, SecondSignalLeavesAtOnce) {
+    Pipe pipe(dir_.file("held.jsonl"));
+    Process process(
+        {.program = "", .arguments = {"train", "--data", pipe.path(), "--model-dir", model()}});
+    ASSERT_TRUE(pipe.open_for(&process)) << process.err();
+    pipe.say(kLine);
+    process.signal(GetParam());
+    // A pending signal is not queued twice: the second must find the first one taken. SIGUSR1 and
+    // SIGTERM are two different numbers, so one of them is always deliverable.
+    const int second = GetParam() == SIGTERM ? SIGUSR1 : SIGTERM;
+    process.signal(second);
+    const int code = process.wait(20);
+    EXPECT_TRUE(code == 128 + second || code == 128 + GetParam()) << code << process.err();
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, Held, testing::Values(SIGTERM, SIGINT, SIGUSR1, SIGHUP),
+                         [](const testing::TestParamInfo<int> &information) {
+                             return std::string(sigabbrev_np(information.param));
+                         });
+
+// ---- evaluate and predict ----
+
+TEST_F(Signals, EvaluateStopsPromptly) {
+    ASSERT_EQ(run(train({"--max-steps", "1"})).code, 0);
+    Pipe pipe(dir_.file("held.jsonl"));
+    Process process(
+        {.program = "", .arguments = {"evaluate", "--data", pipe.path(), "--model-dir", model()}});
+    ASSERT_TRUE(pipe.open_for(&process)) << process.err();
+    pipe.say(kLine);
+    process.signal(SIGTERM);
+    pipe.talk_until_closed(&process, kLine);
+    EXPECT_EQ(process.wait(20), 75) << process.err();
+    EXPECT_EQ(process.out(), "");
+}
+
+TEST_F(Signals, EvaluateStopsBetweenBatches) {
+    ASSERT_EQ(run(train({"--max-steps", "1"})).code, 0);
+    write_jsonl(dir_.file("many.jsonl"), small_examples(30000, 3));
+    Process process({.program = "",
+                     .arguments = {"evaluate", "--data", dir_.file("many.jsonl"), "--model-dir",
+                                   model(), "--threads", "1", "--progress", "bar"}});
+    ASSERT_TRUE(process.wait_for_err("Evaluating")) << process.err();
+    process.signal(SIGTERM);
+    EXPECT_EQ(process.wait(20), 75) << process.err();
+    EXPECT_EQ(process.out(), "");
+}
+
+// Waiting on standard input for a text that nobody types; what was asked before has been answered.
+TEST_F(Signals, PredictStopsWhileWaitingForInput) {
+    ASSERT_EQ(run(train({"--max-steps", "1"})).code, 0);
+    Pipe pipe(dir_.file("texts"));
+    ProcessOptions options = {.program = "", .arguments = {"predict", "--model-dir", model()}};
+    options.input_path = pipe.path();
+    Process process(options);
+    ASSERT_TRUE(pipe.open_for(&process)) << process.err();
+    pipe.say("a bright film\n");
+    ASSERT_TRUE(process.wait_for([&] { return contains(process.out(), "a bright film\n"); }));
+    process.signal(SIGTERM);
+    EXPECT_EQ(process.wait(20), 75) << process.err();
+}
+
+// SIGPIPE is quiet: a reader that has seen enough is no error message.
+TEST_F(Signals, ClosedPipeIsQuiet) {
+    ASSERT_EQ(run(train({"--max-steps", "1"})).code, 0);
+    std::string lines;
+    for (int i = 0; i < 20000; i++) {
+        lines += "a bright film\n";
+    }
+    write_file(dir_.file("texts"), lines);
+    Outcome outcome =
+        run({.program = "bash",
+             .arguments = {"-c", "\"$0\" predict --model-dir \"$1\" \"$2\" | head -n 1",
+                           CAIRN_BINARY, model(), dir_.file("texts")}});
+    EXPECT_EQ(outcome.code, 0);
+    EXPECT_EQ(std::count(outcome.out.begin(), outcome.out.end(), '\n'), 1);
+    EXPECT_EQ(outcome.err, "");
+}
