@@ -19,6 +19,7 @@
 struct train {
     struct options options; /* a copy whose model_dir is never empty */
     bool temporary;
+    bool began; /* the trainer exists: the model directory is in use */
     char temporary_directory[FILE_PATH_CAPACITY];
     char run_id[33];
     struct progress progress;
@@ -39,6 +40,13 @@ static void train_close(struct train *train) {
     checkpoint_free(train->init_from);
     resume_close(&train->resume);
     store_close(train->store);
+    if (train->temporary && !train->began) { /* nothing but the lock file is in it */
+        char lock[FILE_PATH_CAPACITY];
+        if (file_join_path(lock, sizeof lock, train->temporary_directory, STORE_LOCK_FILE)) {
+            unlink(lock);
+        }
+        rmdir(train->temporary_directory);
+    }
     if (train->be != NULL) {
         train->be->table->free(train->be);
     }
@@ -227,11 +235,14 @@ static enum status run(struct train *train, int *exit_code, struct error *err) {
         .resumed = train->resume.checkpoint,
         .resumed_path = train->resume.path,
         .resumed_in_ring = train->resume.in_ring,
+        .supersede = train->resume.supersede,
         .monitor_changed = train->resume.monitor_changed,
         .init_from = train->init_from,
         .run_id = train->run_id,
     };
     TRY(trainer_create(&setup, &train->trainer, err));
+    train->began = true;
+    write_config(train);
     struct trainer_outcome outcome;
     TRY(trainer_run(train->trainer, &outcome, err));
     if (outcome.end == TRAINER_END_SIGNAL) {
@@ -267,10 +278,8 @@ static enum status prepare(struct train *train, bool *nothing_to_do, struct erro
     TRY(choose_vocabulary(train, err));
     TRY(load_data(train, err));
     TRY(resume_check_data(&train->resume, options, &train->corpora, err));
-    TRY(resume_commit(&train->resume, train->store, err));
     run_header_print(&train->progress, options, &train->corpora,
                      vocabulary_size(vocabulary_in_use(train)), train->be, &train->resume);
-    write_config(train);
     return STATUS_OK;
 }
 

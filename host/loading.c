@@ -1,5 +1,6 @@
 #include "host/loading.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -262,6 +263,13 @@ enum status loading_create_model(const struct loaded *loaded, struct backend *be
         *out = NULL;
     }
     return status;
+}
+
+bool loading_lies_in(const char *path, const char *directory) {
+    char parent[FILE_PATH_CAPACITY], real_parent[PATH_MAX], real_directory[PATH_MAX];
+    file_split_path(path, parent, sizeof parent);
+    return realpath(parent, real_parent) != NULL && realpath(directory, real_directory) != NULL &&
+           strcmp(real_parent, real_directory) == 0;
 }
 
 void loading_close(struct loaded *loaded) {

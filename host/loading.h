@@ -86,6 +86,9 @@ MUST_USE enum status loading_create_model(const struct loaded *loaded, struct ba
 MUST_USE enum status loading_create_backend(const struct options *options, struct backend **out,
                                             struct error *err);
 
+/* Does the file `path` lie directly in `directory`, whatever way either is written? */
+bool loading_lies_in(const char *path, const char *directory);
+
 void loading_close(struct loaded *loaded);
 
 #ifdef __cplusplus

@@ -25,29 +25,38 @@ static enum status count_checkpoints(const char *directory, size_t *count, struc
     return STATUS_OK;
 }
 
-/* Does `path` lie in `directory`, whatever way it is written? */
-static bool lies_in(const char *path, const char *directory) {
-    char parent[FILE_PATH_CAPACITY], real_parent[PATH_MAX], real_directory[PATH_MAX];
-    file_split_path(path, parent, sizeof parent);
-    return realpath(parent, real_parent) != NULL && realpath(directory, real_directory) != NULL &&
-           strcmp(real_parent, real_directory) == 0;
-}
-
-static enum status load_newest(struct store *store, struct resume *out, struct error *err) {
-    TRY(store_load_newest(&file_posix, store_directory(store), name_damage, NULL, &out->checkpoint,
-                          out->path, err));
-    out->in_ring = out->checkpoint != NULL;
-    return STATUS_OK;
-}
-
 static enum status load_file(const char *path, struct resume *out, struct error *err) {
     TRY(checkpoint_read_file(&file_posix, path, &out->checkpoint, err));
     snprintf(out->path, sizeof out->path, "%s", path);
     return STATUS_OK;
 }
 
-/* A file of this directory: go back to it. Newer ones are moved away later (resume_commit), once it
- * is certain that the run can go on from here. */
+static bool best_path(const char *directory, char path[FILE_PATH_CAPACITY]) {
+    struct file_stat info;
+    return file_join_path(path, FILE_PATH_CAPACITY, directory, STORE_BEST_FILE) &&
+           file_posix.stat(file_posix.context, path, &info) >= 0 && info.is_regular;
+}
+
+/* No checkpoint in the ring but a best model, which is a whole state too: never a fresh start over it. */
+static enum status load_best_alone(const char *directory, struct resume *out, struct error *err) {
+    char path[FILE_PATH_CAPACITY];
+    if (!best_path(directory, path)) {
+        return STATUS_OK;
+    }
+    fprintf(stderr, "%s holds no model.ckpt-*: going on from " STORE_BEST_FILE "\n", directory);
+    return load_file(path, out, err);
+}
+
+static enum status load_newest(struct store *store, struct resume *out, struct error *err) {
+    const char *directory = store_directory(store);
+    TRY(store_load_newest(&file_posix, directory, name_damage, NULL, &out->checkpoint, out->path,
+                          err));
+    out->in_ring = out->checkpoint != NULL;
+    return out->in_ring ? STATUS_OK : load_best_alone(directory, out, err);
+}
+
+/* A file of this directory: go back to it. Newer ones are moved away by the
+ * trainer, once it can start from here. */
 static enum status load_own_file(const char *path, struct resume *out, struct error *err) {
     TRY(load_file(path, out, err));
     uint64_t step;
@@ -62,7 +71,9 @@ enum status resume_find(const struct options *options, struct store *store, stru
     memset(out, 0, sizeof *out);
     const char *directory = store_directory(store);
     size_t count;
+    char best[FILE_PATH_CAPACITY];
     TRY(count_checkpoints(directory, &count, err));
+    count += best_path(directory, best);
     if (strcmp(options->resume, "never") == 0) {
         CHECK(
             count == 0, err, STATUS_OUTPUT,
@@ -73,7 +84,7 @@ enum status resume_find(const struct options *options, struct store *store, stru
     }
     if (strcmp(options->resume, "auto") == 0) {
         TRY(load_newest(store, out, err));
-    } else if (lies_in(options->resume, directory)) {
+    } else if (loading_lies_in(options->resume, directory)) {
         TRY(load_own_file(options->resume, out, err));
     } else if (count > 0) {
         fprintf(stderr, "%s holds checkpoints of its own: going on from the newest, not from %s\n",
@@ -89,17 +100,6 @@ enum status resume_find(const struct options *options, struct store *store, stru
         }
     }
     return STATUS_OK;
-}
-
-enum status resume_commit(const struct resume *resume, struct store *store, struct error *err) {
-    if (resume->checkpoint == NULL) {
-        return STATUS_OK;
-    }
-    store_protect(store, (uint64_t)resume->state.step);
-    if (!resume->supersede) {
-        return STATUS_OK;
-    }
-    return store_supersede_newer(store, (uint64_t)resume->state.step, err);
 }
 
 /* ---- does the model fit -------------------------------------------------------------------------
@@ -239,8 +239,14 @@ enum status resume_check_options(struct resume *resume, const struct options *op
     }
     struct model_shape have, want;
     TRY(loading_shape(resume->checkpoint, resume->path, &have, err));
+    uint32_t vocabulary = vocabulary_asked(differences, count, &have);
+    CHECK(vocabulary > 0, err, STATUS_MISFIT,
+          "%s does not fit the model asked for: tensor embedding.weight has %u rows there, and "
+          "--vocabulary-size 0 (no limit) asks for every word of the data. Either ask for the old "
+          "value, or choose another --model-dir for the new model",
+          resume->path, have.vocabulary);
     want = (struct model_shape){
-        .vocabulary = vocabulary_asked(differences, count, &have),
+        .vocabulary = vocabulary,
         .embedding = (uint32_t)options->embedding_size,
         .hidden = (uint32_t)options->hidden_size,
         .dense = (uint32_t)options->dense_size,

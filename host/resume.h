@@ -9,7 +9,6 @@
  *     TRY(resume_find(options, store, &resume, err));          which checkpoint, if any
  *     TRY(resume_check_options(&resume, options, err));        before data are read
  *     TRY(resume_check_data(&resume, options, &corpora, err)); once they are
- *     TRY(resume_commit(&resume, store, err));                 from here on the run goes on from it
  *     resume_close(&resume);
  *
  * THREADS: main thread. Warnings go to stderr.
@@ -41,7 +40,7 @@ struct resume {
 };
 
 /* Follow --resume: auto, never (STATUS_OUTPUT when the directory has checkpoints) or FILE (of this
- * directory: newer ones are superseded, see resume_commit; from elsewhere: counts only while the
+ * directory: newer ones are superseded, by the trainer once it can start; from elsewhere: counts only while the
  * directory has none). Damaged checkpoints are named on stderr. STATUS_CORRUPT when there are some
  * and none verifies. */
 MUST_USE enum status resume_find(const struct options *options, struct store *store,
@@ -56,11 +55,6 @@ MUST_USE enum status resume_check_options(struct resume *resume, const struct op
 /* Compare the data's fingerprints. */
 MUST_USE enum status resume_check_data(const struct resume *resume, const struct options *options,
                                        const struct corpora *corpora, struct error *err);
-
-/* Everything fits: keep retention off the checkpoint that the run goes on from, and move newer ones
- * into superseded/ if --resume named this one. */
-MUST_USE enum status resume_commit(const struct resume *resume, struct store *store,
-                                   struct error *err);
 
 /* Is there nothing left to do? Then `text` says why, with both numbers. */
 bool resume_already_there(const struct resume *resume, const struct options *options, char *text,

@@ -16,8 +16,11 @@ struct field {
     int64_t minimum, maximum; /* of an I64 field; what lies outside was never written by us */
 };
 
+/* No run comes near; sums of two counts cannot overflow. */
+#define COUNT_MAX ((int64_t)1 << 56)
+
 #define COUNT_FIELD(name, member)                                                                  \
-    { "state." name, DTYPE_I64, offsetof(struct run_state, member), 0, INT64_MAX }
+    { "state." name, DTYPE_I64, offsetof(struct run_state, member), 0, COUNT_MAX }
 #define FLAG_FIELD(name, member)                                                                   \
     { "state." name, DTYPE_I64, offsetof(struct run_state, member), 0, 1 }
 #define BITS_FIELD(name, member)                                                                   \
@@ -189,5 +192,12 @@ enum status run_state_read(struct run_state *state, const struct checkpoint *che
     for (size_t i = 0; i < FIELD_COUNT; i++) {
         TRY(read_field(state, &fields[i], checkpoint, err));
     }
-    return read_rows(state, checkpoint, err);
+    TRY(read_rows(state, checkpoint, err));
+    CHECK((uint64_t)state->epoch == state->row_count, err, STATUS_CORRUPT,
+          "state.epoch is %lld, but " HISTORY_TENSOR " has %zu rows", (long long)state->epoch,
+          state->row_count);
+    CHECK(!state->stopping_has_weights || (uint64_t)state->stopping_best_epoch < state->row_count,
+          err, STATUS_CORRUPT, "state.early_stopping.best_epoch is %lld of %zu epochs",
+          (long long)state->stopping_best_epoch, state->row_count);
+    return STATUS_OK;
 }

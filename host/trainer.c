@@ -190,6 +190,7 @@ static enum status end_epoch(struct trainer *trainer, struct error *err) {
     TRY(model_write_sums(trainer->model, &trainer->sums, err));
     trainer->state_version++;
     if (kinds != 0) {
+        trainer_collect_saves(trainer);
         struct template_values values = {
             .epoch = epoch + 1,
             .has_metrics = true,
@@ -314,21 +315,38 @@ static enum status finish(struct trainer *trainer, struct trainer_outcome *outco
     return status;
 }
 
+/* A run begins with its state in the ring. That also proves, before hours are spent, that the disk takes
+ * checkpoints. Only then are newer ones moved away, where --resume went back: the directory is never
+ * without a checkpoint to go on from. */
+static enum status secure_start(struct trainer *trainer, struct error *err) {
+    struct store *store = trainer->setup.store;
+    bool durable = true;
+    if (!trainer->setup.resumed_in_ring) {
+        TRY(trainer_save_final(trainer, &durable, err));
+    }
+    store_protect(store, (uint64_t)trainer->state.step);
+    if (!trainer->setup.supersede) {
+        return STATUS_OK;
+    }
+    CHECK(durable, err, STATUS_IO,
+          "going back to %s needs a save, which failed: nothing was changed",
+          trainer->setup.resumed_path);
+    return store_supersede_newer(store, (uint64_t)trainer->state.step, err);
+}
+
 enum status trainer_run(struct trainer *trainer, struct trainer_outcome *outcome,
                         struct error *err) {
     memset(outcome, 0, sizeof *outcome);
     trainer->start_time = trainer->last_save = trainer->log_time = clock_monotonic_seconds();
+    trainer->epoch_begin = trainer->start_time;
     trainer_log_start(trainer);
-    if (trainer->setup.resumed == NULL) {
-        /* The first save also proves, before hours are spent, that the disk takes checkpoints. */
-        bool durable;
-        TRY(trainer_save_final(trainer, &durable, err));
-    }
+    TRY(secure_start(trainer, err));
     enum status status = loop(trainer, &outcome->end, err);
     if (status == STATUS_NONFINITE) {
         outcome->end = TRAINER_END_NONFINITE;
-    } else {
-        TRY(status);
+    } else if (status != STATUS_OK) {
+        progress_finish(trainer->setup.progress);
+        return status;
     }
     struct error finish_error = {0};
     enum status finished = finish(trainer, outcome, &finish_error);

@@ -48,7 +48,9 @@ struct trainer_setup {
         *resumed;             /* whole training state to go on from, checked by resume.h; or NULL */
     const char *resumed_path; /* "" for a fresh run */
     bool resumed_in_ring;     /* that file is a checkpoint of the store's ring */
-    bool monitor_changed;     /* resume.h: forget the best values, begin to count anew */
+    bool
+        supersede; /* --resume went back: newer checkpoints are moved away once training can start */
+    bool monitor_changed;               /* resume.h: forget the best values, begin to count anew */
     const struct checkpoint *init_from; /* weights to begin with; or NULL */
     const char *run_id;                 /* kept over restarts */
 };

@@ -21,6 +21,15 @@ extern "C" {
 /* Room for weights, m, v, best, the run state, sums, vocabulary and text rules. */
 enum { TRAINER_SOURCES_MAX = 4 * MODEL_TENSORS + RUN_STATE_TENSORS + 8 };
 
+/* A best model on its way to the disk. */
+struct best_save {
+    uint64_t id; /* the writer's */
+    struct best_tracker tracker;
+};
+
+/* The two slots and as many results that were not looked at yet. */
+enum { TRAINER_BEST_SAVES_MAX = 2 * SNAPSHOT_SLOTS };
+
 struct trainer {
     struct trainer_setup setup;
 
@@ -55,7 +64,10 @@ struct trainer {
     uint64_t first_step;    /* state.step at the start */
     double start_time;
     double epoch_begin;               /* first batch request of the epoch in this process */
+    uint64_t accepted_saves;          /* the writer's id of the latest one */
     struct best_tracker durable_best; /* what the best file on disk is known to hold */
+    struct best_save best_saves[TRAINER_BEST_SAVES_MAX]; /* not known to be durable, oldest first */
+    size_t best_save_count;
     uint64_t save_failures;
     bool save_nonfinite; /* the writer refused a non-finite state */
     bool warned_missing_monitor, warned_history;

@@ -164,14 +164,23 @@ void trainer_log_end(struct trainer *trainer, const struct trainer_outcome *outc
 /* ---- the end of the run on stderr ---------------------------------------------------------------
  */
 
+/* A run that was resumed from elsewhere knows a best value whose file lies there. */
 static void report_best(struct trainer *trainer) {
     const struct run_state *state = &trainer->state;
-    if (state->best_has_best && (uint64_t)state->best_epoch < state->row_count &&
-        state->best_step > 0) {
-        progress_message(trainer->setup.progress, "Best epoch: %" PRId64 " (%s %.5f), in %s/%s",
-                         state->best_epoch + 1, metric_name(trainer->monitor), state->best_value,
-                         store_directory(trainer->setup.store), STORE_BEST_FILE);
+    if (!state->best_has_best || (uint64_t)state->best_epoch >= state->row_count ||
+        state->best_step == 0) {
+        return;
     }
+    const struct file_table *files = trainer->setup.files;
+    char path[FILE_PATH_CAPACITY];
+    struct file_stat info;
+    bool here =
+        file_join_path(path, sizeof path, store_directory(trainer->setup.store), STORE_BEST_FILE) &&
+        files->stat(files->context, path, &info) >= 0 && info.is_regular;
+    progress_message(trainer->setup.progress, "Best epoch: %" PRId64 " (%s %.5f), %s%s",
+                     state->best_epoch + 1, metric_name(trainer->monitor), state->best_value,
+                     here ? "in " : "not saved in ",
+                     here ? path : store_directory(trainer->setup.store));
 }
 
 void trainer_report_end(struct trainer *trainer, const struct trainer_outcome *outcome) {

@@ -65,21 +65,53 @@ static enum status add_target(struct save_request *request, const char *director
     return STATUS_OK;
 }
 
-static enum status add_filepath(struct trainer *trainer, struct save_request *request,
-                                const struct template_values *values, struct error *err) {
+/* A path that cannot be made is a failed save like any other: said now, counted, and training goes on. */
+static void add_filepath(struct trainer *trainer, struct save_request *request,
+                         const struct template_values *values) {
     const struct options *options = trainer->setup.options;
-    struct save_target *target = &request->targets[request->target_count++];
-    target->weights_only = options->save_weights_only;
-    TRY(filepath_expand(options->checkpoint_filepath, values, target->path, sizeof target->path,
-                        err));
+    struct save_target *target = &request->targets[request->target_count];
     char directory[FILE_PATH_CAPACITY];
-    file_split_path(target->path, directory, sizeof directory);
-    return file_make_directories(trainer->setup.files, directory, err);
+    struct error why = {0};
+    target->weights_only = options->save_weights_only;
+    enum status status = filepath_expand(options->checkpoint_filepath, values, target->path,
+                                         sizeof target->path, &why);
+    if (status == STATUS_OK) {
+        file_split_path(target->path, directory, sizeof directory);
+        status = file_make_directories(trainer->setup.files, directory, &why);
+    }
+    if (status == STATUS_OK) {
+        request->target_count++;
+        return;
+    }
+    target->weights_only = false;
+    trainer->save_failures++;
+    progress_warning(trainer->setup.progress, "--checkpoint-filepath: not saved: %s", why.message);
 }
 
 static void add_metadata(struct save_request *request, const char *key, const char *value) {
     assert(request->metadata_count < WRITER_METADATA_MAX);
     request->metadata[request->metadata_count++] = (struct metadata_pair){key, value};
+}
+
+/* A state that claims a best model still on its way may be published only once that one is. */
+static uint64_t claimed_best_save(const struct trainer *trainer, unsigned kinds) {
+    bool brings_its_own = (kinds & SAVE_BEST) != 0;
+    return brings_its_own || trainer->best_save_count == 0
+               ? 0
+               : trainer->best_saves[trainer->best_save_count - 1].id;
+}
+
+static void note_accepted(struct trainer *trainer, unsigned kinds) {
+    trainer->accepted_saves++;
+    if (kinds & SAVE_BEST) {
+        assert(trainer->best_save_count < TRAINER_BEST_SAVES_MAX);
+        trainer->best_saves[trainer->best_save_count++] =
+            (struct best_save){trainer->accepted_saves, run_state_best(&trainer->state)};
+    }
+    if (kinds & (SAVE_RING_DUE | SAVE_RING_MUST)) {
+        trainer->ring_version = trainer->state_version;
+        trainer->last_save = clock_monotonic_seconds();
+    }
 }
 
 /* The request is some 17 KB, too much for a quick zeroing but nothing for a stack: only what is
@@ -90,6 +122,7 @@ enum status trainer_save(struct trainer *trainer, unsigned kinds,
     request.step = (uint64_t)trainer->state.step;
     request.must = (kinds & SAVE_RING_DUE) == 0 || (kinds & ~(unsigned)SAVE_RING_DUE) != 0;
     request.target_count = request.metadata_count = 0;
+    request.after_id = claimed_best_save(trainer, kinds);
     for (size_t i = 0; i < WRITER_TARGETS_MAX; i++) {
         request.targets[i].ring = request.targets[i].weights_only = false;
     }
@@ -99,12 +132,15 @@ enum status trainer_save(struct trainer *trainer, unsigned kinds,
         TRY(add_target(&request, directory, STORE_BEST_FILE, false, err));
     }
     if (kinds & SAVE_FILEPATH) {
-        TRY(add_filepath(trainer, &request, values, err));
+        add_filepath(trainer, &request, values);
     }
     if (ring) {
         char name[64];
         store_checkpoint_name(request.step, name);
         TRY(add_target(&request, directory, name, true, err));
+    }
+    if (request.target_count == 0) {
+        return STATUS_OK; /* the only one was --checkpoint-filepath's, which was reported */
     }
     char step[24], epoch[24], weights[96];
     snprintf(step, sizeof step, "%" PRId64, trainer->state.step);
@@ -122,9 +158,8 @@ enum status trainer_save(struct trainer *trainer, unsigned kinds,
     size_t count = list_sources(trainer, sources);
     enum save_outcome outcome;
     TRY(writer_save(trainer->writer, sources, count, &request, &outcome, err));
-    if (ring && outcome == SAVE_ACCEPTED) {
-        trainer->ring_version = trainer->state_version;
-        trainer->last_save = clock_monotonic_seconds();
+    if (outcome == SAVE_ACCEPTED) {
+        note_accepted(trainer, kinds);
     }
     return STATUS_OK;
 }
@@ -141,17 +176,23 @@ bool trainer_save_due(const struct trainer *trainer) {
 /* ---- what became of it --------------------------------------------------------------------------
  */
 
-static bool is_best_file(const char *path) {
-    char directory[FILE_PATH_CAPACITY];
-    const char *name = file_split_path(path, directory, sizeof directory);
-    return name != NULL && strcmp(name, STORE_BEST_FILE) == 0;
-}
-
-/* No checkpoint may claim a best value that the best file does not hold: the next epoch has to beat what
- * is on disk, not what was lost. */
-static void forget_unsaved_best(struct trainer *trainer) {
-    run_state_set_best(&trainer->state, &trainer->durable_best);
-    trainer->state_version++;
+/* No checkpoint may claim a best value that the best file does not hold. When publishing a best model
+ * fails, the best value goes back to what is on disk, so that the next epoch has to beat that and not what
+ * was lost; unless an even better model is on its way. */
+static void settle_best_save(struct trainer *trainer, const struct save_result *result) {
+    if (trainer->best_save_count == 0 || trainer->best_saves[0].id != result->id) {
+        return;
+    }
+    struct best_save done = trainer->best_saves[0];
+    trainer->best_save_count--;
+    memmove(&trainer->best_saves[0], &trainer->best_saves[1],
+            trainer->best_save_count * sizeof trainer->best_saves[0]);
+    if (result->targets_published > 0) { /* the best file comes first */
+        trainer->durable_best = done.tracker;
+    } else if (trainer->best_save_count == 0) {
+        run_state_set_best(&trainer->state, &trainer->durable_best);
+        trainer->state_version++;
+    }
 }
 
 void trainer_collect_saves(struct trainer *trainer) {
@@ -160,19 +201,13 @@ void trainer_collect_saves(struct trainer *trainer) {
         if (result.dropped) {
             continue;
         }
-        struct best_tracker best = run_state_best(&trainer->state);
+        settle_best_save(trainer, &result);
         if (result.status == STATUS_OK) {
-            if (best.has_best && result.step == best.best_step) {
-                trainer->durable_best = best;
-            }
             trainer_log_save(trainer, &result);
             continue;
         }
-        if (is_best_file(result.path)) {
-            forget_unsaved_best(trainer);
-        }
-        trainer->ring_version =
-            0; /* whatever was accepted is not there: the last save tries again */
+        /* Whatever was accepted is not there: the last save tries again. */
+        trainer->ring_version = 0;
         if (result.status == STATUS_NONFINITE) {
             trainer->save_nonfinite = true;
         } else {

@@ -35,11 +35,25 @@ static enum status choose_monitor(struct trainer *trainer, struct error *err) {
     return STATUS_OK;
 }
 
-/* A template that cannot be filled, or that would be taken for a checkpoint of the ring, is refused
- * before training. */
+/* Names in the model directory that belong to somebody else. */
+static bool is_reserved(const char *path, const char *name, const char *model_dir) {
+    static const char *const names[] = {STORE_STATE_FILE, STORE_BEST_FILE, STORE_LOCK_FILE,
+                                        "history.csv",    "history.jsonl", "config.ini"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(name, names[i]) == 0) {
+            return loading_lies_in(path, model_dir);
+        }
+    }
+    return false;
+}
+
+/* A template that cannot be filled, whose directory cannot be made, or whose file would be taken for
+ * another one is refused before training. A directory that depends on the epoch is made when its time
+ * comes. */
 static enum status check_filepath(const struct trainer *trainer, struct error *err) {
     const struct options *options = trainer->setup.options;
-    if (options->checkpoint_filepath[0] == '\0') {
+    const char *path_template = options->checkpoint_filepath;
+    if (path_template[0] == '\0') {
         return STATUS_OK;
     }
     struct template_values values = {
@@ -51,16 +65,23 @@ static enum status check_filepath(const struct trainer *trainer, struct error *e
             options->save_freq_batches == 0 && trainer->setup.corpora->validation.examples > 0,
     };
     char path[FILE_PATH_CAPACITY], directory[FILE_PATH_CAPACITY];
-    TRY(filepath_expand(options->checkpoint_filepath, &values, path, sizeof path, err));
+    TRY(filepath_expand(path_template, &values, path, sizeof path, err));
     const char *name = file_split_path(path, directory, sizeof directory);
-    CHECK(name[0] != '\0', err, STATUS_USAGE,
-          "--checkpoint-filepath %s: a file name is missing after the last slash",
-          options->checkpoint_filepath);
+    CHECK(name != NULL && name[0] != '\0', err, STATUS_USAGE,
+          "--checkpoint-filepath %s: a file name is missing after the last slash", path_template);
     CHECK(
         strncmp(name, "model.ckpt-", 11) != 0, err, STATUS_USAGE,
         "--checkpoint-filepath %s: names that begin with model.ckpt- belong to the checkpoints of "
         "the model directory; choose another",
-        options->checkpoint_filepath);
+        path_template);
+    const char *slash = strrchr(path_template, '/');
+    size_t literal = slash != NULL ? (size_t)(slash - path_template) : 0;
+    if (memchr(path_template, '{', literal) == NULL) {
+        TRY(file_make_directories(trainer->setup.files, directory, err));
+    }
+    CHECK(!is_reserved(path, name, options->model_dir), err, STATUS_USAGE,
+          "--checkpoint-filepath %s: %s belongs to the model directory itself; choose another name",
+          path_template, name);
     return STATUS_OK;
 }
 
@@ -136,8 +157,9 @@ static enum status begin_state(struct trainer *trainer, struct error *err) {
     }
     memcpy(&state->data_fingerprint, &corpora->train.fingerprint, 8);
     memcpy(&state->validation_fingerprint, &corpora->validation.fingerprint, 8);
+    uint64_t position = (uint64_t)state->position, steps = trainer->steps_per_epoch;
     CHECK(
-        (uint64_t)state->position <= trainer->steps_per_epoch, err, STATUS_CONFIG,
+        state->phase == RUN_EPOCH_END ? position == steps : position < steps, err, STATUS_CONFIG,
         "%s stands at batch %lld of an epoch that now has %llu batches: data or --batch-size have "
         "changed too much to go on; use another --model-dir",
         trainer->setup.resumed_path, (long long)state->position,

@@ -19,6 +19,8 @@
 
 enum {
     STALLS_KEPT = 65536,
+    UNPUBLISHED_KEPT =
+        2 * SNAPSHOT_SLOTS,           /* a save can only wait for one that was queued before it */
     STRINGS_INITIAL_BYTES = 64 * 1024 /* the effective options of a run take about 4 KiB */
 };
 
@@ -29,7 +31,7 @@ struct job {
     bool must;            /* constant while WAITING */
 
     /* owned as the state says */
-    uint64_t id, step;
+    uint64_t id, step, after_id;
     struct snapshot_slot *slot;
     double entered_seconds; /* monotonic clock, entry of writer_save */
     double stall_seconds;
@@ -57,6 +59,9 @@ struct writer {
     /* writer's thread only */
     struct writer_targets publisher;
     struct save_result result; /* of the job being written */
+    uint64_t
+        unpublished[UNPUBLISHED_KEPT]; /* ids of the latest saves of which nothing was published */
+    uint64_t unpublished_count;
 
     pthread_mutex_t mutex; /* guards what follows, and the states of the jobs */
     pthread_cond_t work;   /* a job is waiting, or closing */
@@ -116,12 +121,25 @@ static void begin_result(struct save_result *result, const struct job *job) {
     memcpy(result->path, job->targets[0].path, sizeof result->path);
 }
 
+static bool is_unpublished(const struct writer *writer, uint64_t id) {
+    for (size_t i = 0; i < UNPUBLISHED_KEPT && id != 0; i++) {
+        if (writer->unpublished[i] == id) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void write_job(struct writer *writer, const struct job *job) {
     struct save_result *result = &writer->result;
     begin_result(result, job);
     struct error err = {STATUS_OK, ""};
     double before = clock_monotonic_seconds();
     enum status status = snapshot_wait(job->slot, &err);
+    if (status == STATUS_OK && is_unpublished(writer, job->after_id)) {
+        status = error_set(&err, STATUS_IO,
+                           "it builds on a save that could not be published (the best model)");
+    }
     result->snapshot_seconds = clock_monotonic_seconds() - before;
     if (status == STATUS_OK) {
         status = writer_targets_write(&writer->publisher, job->slot, job->step, job->targets,
@@ -130,6 +148,9 @@ static void write_job(struct writer *writer, const struct job *job) {
     }
     result->durable_seconds = clock_monotonic_seconds() - job->entered_seconds;
     result->status = status;
+    if (result->targets_published == 0) {
+        writer->unpublished[writer->unpublished_count++ % UNPUBLISHED_KEPT] = job->id;
+    }
     if (status != STATUS_OK) {
         memcpy(result->message, err.message, sizeof result->message);
     }
@@ -272,6 +293,7 @@ static enum status fill_job(struct job *job, const struct snapshot_source *sourc
     TRY(snapshot_fill(job->slot, sources, count, err));
     job->step = request->step;
     job->must = request->must;
+    job->after_id = request->after_id;
     memcpy(job->targets, request->targets, request->target_count * sizeof job->targets[0]);
     job->target_count = request->target_count;
     return copy_metadata(job, request, err);

@@ -71,10 +71,12 @@ struct save_target {
 struct save_request {
     uint64_t step;
     bool must;                                      /* never skipped */
+    uint64_t after_id; /* 0, or the id of an earlier save that this state builds on (the best model
+                          it claims): when that one could not publish its first target this save is
+                          not published either, STATUS_IO */
     struct save_target targets[WRITER_TARGETS_MAX]; /* in order of publication */
     size_t target_count;
-    struct metadata_pair
-        metadata[WRITER_METADATA_MAX]; /* strings copied by writer_save; the writer
+    struct metadata_pair metadata[WRITER_METADATA_MAX]; /* strings copied by writer_save; the writer
              adds "created" (ISO 8601, UTC), "host" and "pid" where they are absent */
     size_t metadata_count;
 };

@@ -66,6 +66,8 @@ TEST_F(RunState, EveryFieldComesBack) {
         memcpy(reinterpret_cast<char *>(&state_) + at, &value, sizeof value);
     }
     state_.phase = RUN_EPOCH_END;
+    state_.epoch = 2; // as many as there are rows
+    state_.stopping_best_epoch = 1;
     state_.stopping_has_best = state_.stopping_has_weights = state_.stopping_stopped = 1;
     state_.best_has_best = state_.save_freq_has_best = state_.restored_best = 1;
     state_.stopping_best = std::nan("");
@@ -128,6 +130,27 @@ TEST_F(RunState, NegativeStepIsRefused) {
     state_.step = -1;
     encode();
     EXPECT_EQ(run_state_read(&restored_, checkpoint_, &err_), STATUS_CORRUPT);
+}
+
+// Rows and epochs go together; the weights kept belong to an epoch that was.
+TEST_F(RunState, EpochWithoutItsRowIsRefused) {
+    state_.epoch = 1;
+    encode();
+    EXPECT_EQ(run_state_read(&restored_, checkpoint_, &err_), STATUS_CORRUPT);
+    EXPECT_NE(std::string(err_.message).find("history.epochs"), std::string::npos) << err_.message;
+}
+
+TEST_F(RunState, BestEpochBeyondTheHistoryIsRefused) {
+    const epoch_row row = {0.5, 0.5, 0.5, 0.5};
+    ASSERT_EQ(run_state_add_row(&state_, &row, &err_), STATUS_OK);
+    state_.epoch = 1;
+    state_.stopping_has_weights = 1;
+    state_.stopping_best_epoch = 1;
+    encode();
+    EXPECT_EQ(run_state_read(&restored_, checkpoint_, &err_), STATUS_CORRUPT);
+    state_.stopping_best_epoch = 0;
+    encode();
+    EXPECT_EQ(run_state_read(&restored_, checkpoint_, &err_), STATUS_OK) << err_.message;
 }
 
 } // namespace

@@ -126,6 +126,35 @@ TEST_P(WriterFailureOnBoth, NonFiniteIsRefusedWhileTheOlderFilesStay) {
     EXPECT_EQ(totals_text(run.totals()), "requested 3 saved 2 skipped 0 delayed 0 failed 1 lost 0");
 }
 
+// A state that claims the best model of a save that came to nothing is not published either.
+TEST_P(WriterFailureOnBoth, ASaveThatBuildsOnAnUnpublishedOneIsNotPublished) {
+    SmallRun run(WRITER_BUSY_WAIT, GetParam());
+    run.save_step(1); // id 1
+    run.train_to(2);
+    run.poison_weight();
+    struct save_request best = {};
+    best.step = 2;
+    best.must = true;
+    SmallRun::add_target(&best, run.path(BEST), false);
+    run.save(best); // id 2: refused
+    run.train_to(3);
+    struct save_request claims = run.ring_request();
+    claims.after_id = 2;
+    run.save(claims); // id 3
+    run.train_to(4);
+    struct save_request builds_on_good = run.ring_request();
+    builds_on_good.after_id = 1;
+    run.save(builds_on_good); // id 4
+    std::vector<struct save_result> results = run.drain();
+    ASSERT_EQ(results.size(), 4u);
+    EXPECT_EQ(results[1].status, STATUS_NONFINITE);
+    EXPECT_EQ(results[2].status, STATUS_IO);
+    EXPECT_EQ(results[2].targets_published, 0u);
+    EXPECT_NE(strstr(results[2].message, "best model"), nullptr) << results[2].message;
+    EXPECT_EQ(results[3].status, STATUS_OK) << results[3].message;
+    EXPECT_EQ(run.checkpoints(), (std::set<std::string>{ring_name(1), ring_name(4)}));
+}
+
 TEST_P(WriterFailureOnBoth, ADeviceThatFailsTheSnapshotIsReportedByTheCall) {
     SmallRun run(WRITER_BUSY_SKIP, GetParam());
     for (uint64_t step = 1; step <= 5; step++) { // more often than there are slots
