@@ -18,9 +18,13 @@ static enum status print_result(const struct loaded *loaded, const struct evalua
     text_append_json_double(&line, result->loss);
     text_printf(&line, ",\"accuracy\":");
     text_append_json_double(&line, result->accuracy);
-    text_printf(&line,
-                ",\"examples\":%" PRIu64 ",\"step\":%" PRIu64 ",\"checkpoint\":", result->examples,
-                loaded->step);
+    text_printf(&line, ",\"examples\":%" PRIu64 ",\"step\":", result->examples);
+    if (loaded->has_step) {
+        text_printf(&line, "%" PRIu64, loaded->step);
+    } else {
+        text_printf(&line, "null");
+    }
+    text_printf(&line, ",\"checkpoint\":");
     if (loaded->checkpoint != NULL) {
         text_append_json(&line, loaded->path, strlen(loaded->path));
     } else {

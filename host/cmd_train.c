@@ -67,9 +67,9 @@ static enum status choose_directory(struct train *train, struct error *err) {
           fits ? strerror(errno) : "the path is too long");
     train->temporary = true;
     train->options.model_dir = train->temporary_directory;
-    progress_message(&train->progress,
-                     "Model directory: %s (temporary; --model-dir chooses another)",
-                     train->temporary_directory);
+    /* Said under every --progress: nobody could find the checkpoints otherwise. */
+    fprintf(stderr, "Model directory: %s (temporary; --model-dir chooses another)\n",
+            train->temporary_directory);
     return STATUS_OK;
 }
 
@@ -117,13 +117,20 @@ static enum status open_init_from(struct train *train, struct error *err) {
     TRY(checkpoint_read_file(&file_posix, options->init_from, &train->init_from, err));
     struct model_shape have;
     TRY(loading_shape(train->init_from, options->init_from, &have, err));
-    CHECK(have.embedding == options->embedding_size && have.hidden == options->hidden_size &&
-              have.dense == options->dense_size,
-          err, STATUS_MISFIT,
-          "--init-from %s: its sizes are --embedding-size %u --hidden-size %u --dense-size %u; "
-          "%" PRIu64 ", %" PRIu64 " and %" PRIu64 " are asked for. Pass its sizes, or another file",
-          options->init_from, have.embedding, have.hidden, have.dense, options->embedding_size,
-          options->hidden_size, options->dense_size);
+    struct model_shape want = {
+        .vocabulary = have.vocabulary,
+        .embedding = (uint32_t)options->embedding_size,
+        .hidden = (uint32_t)options->hidden_size,
+        .dense = (uint32_t)options->dense_size,
+    };
+    bool own_words = tensor_find(train->init_from->tensors, train->init_from->tensor_count,
+                                 TENSOR_VOCABULARY) != NULL;
+    if (own_words && options_given(options, "vocabulary-size") &&
+        options->vocabulary_size < have.vocabulary && options->vocabulary_size > 0) {
+        want.vocabulary = (uint32_t)options->vocabulary_size;
+    }
+    TRY(loading_check_fit(train->init_from, options->init_from, &want, false, err));
+    TRY(loading_check_vocabulary(train->init_from, options->init_from, options->vocabulary, err));
     return STATUS_OK;
 }
 
@@ -138,8 +145,6 @@ static enum status choose_vocabulary(struct train *train, struct error *err) {
     if (train->init_from != NULL &&
         tensor_find(train->init_from->tensors, train->init_from->tensor_count, TENSOR_VOCABULARY) !=
             NULL) {
-        CHECK(options->vocabulary[0] == '\0', err, STATUS_USAGE,
-              "--init-from %s holds a vocabulary: leave --vocabulary away", options->init_from);
         return loading_read_text(train->init_from, options->init_from, "", &train->given_vocabulary,
                                  &ignored, err);
     }

@@ -1,6 +1,7 @@
 #include "host/loading.h"
 
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,6 +123,100 @@ enum status loading_shape(const struct checkpoint *checkpoint, const char *path,
     return STATUS_OK;
 }
 
+/* The options whose sizes differ: what the checkpoint has and what is asked for. */
+static void name_options(const struct model_shape *have, const struct model_shape *want,
+                         struct text *out) {
+    const struct {
+        const char *option;
+        uint32_t have, want;
+    } sizes[] = {
+        {"--vocabulary-size", have->vocabulary, want->vocabulary},
+        {"--embedding-size", have->embedding, want->embedding},
+        {"--hidden-size", have->hidden, want->hidden},
+        {"--dense-size", have->dense, want->dense},
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        if (sizes[i].have != sizes[i].want) {
+            text_printf(out, "%s%s %u in the checkpoint, %u asked for", out->size > 0 ? "; " : "",
+                        sizes[i].option, sizes[i].have, sizes[i].want);
+        }
+    }
+}
+
+static enum status check_tensor(const struct checkpoint *checkpoint, const char *path,
+                                const char *prefix, const struct tensor_view *want,
+                                const char *options, struct error *err) {
+    char name[TENSOR_NAME_CAPACITY], have_text[96], want_text[96];
+    snprintf(name, sizeof name, "%s%s", prefix, want->name);
+    const struct tensor_view *have = find(checkpoint, name);
+    CHECK(have != NULL, err, STATUS_MISFIT,
+          "%s: tensor %s is missing: not a whole training state. Pass the file as --init-from with "
+          "another --model-dir to begin a new run from its weights",
+          path, name);
+    CHECK(have->dtype == DTYPE_F32 && have->rank == want->rank &&
+              memcmp(have->shape, want->shape, sizeof have->shape) == 0,
+          err, STATUS_MISFIT,
+          "%s does not fit the model asked for: tensor %s has shape %s there, %s here (%s). Either "
+          "ask "
+          "for the old value, or choose another --model-dir for the new model",
+          path, name, tensor_shape_text(have, have_text, sizeof have_text),
+          tensor_shape_text(want, want_text, sizeof want_text), options);
+    return STATUS_OK;
+}
+
+enum status loading_check_fit(const struct checkpoint *checkpoint, const char *path,
+                              const struct model_shape *want, bool moments, struct error *err) {
+    static const char *const prefixes[] = {"", "adam.m.", "adam.v."};
+    struct model_shape have;
+    struct model_layout layout;
+    TRY(loading_shape(checkpoint, path, &have, err));
+    TRY(model_layout_make(want, &layout, err));
+    struct text options = {0};
+    name_options(&have, want, &options);
+    enum status status = STATUS_OK;
+    for (size_t p = 0; p < (moments ? 3 : 1) && status == STATUS_OK; p++) {
+        for (size_t i = 0; i < MODEL_TENSORS && status == STATUS_OK; i++) {
+            status = check_tensor(checkpoint, path, prefixes[p], &layout.tensors[i],
+                                  options.size > 0 ? options.bytes : "", err);
+        }
+    }
+    text_free(&options);
+    return status;
+}
+
+enum status loading_check_vocabulary(const struct checkpoint *checkpoint, const char *path,
+                                     const char *file, struct error *err) {
+    const struct tensor_view *tensor = find(checkpoint, TENSOR_VOCABULARY);
+    if (file[0] == '\0' || tensor == NULL) {
+        return STATUS_OK;
+    }
+    struct vocabulary *asked;
+    TRY(vocabulary_load(&file_posix, file, &asked, err));
+    size_t size;
+    const char *text = vocabulary_text(asked, &size);
+    bool same = tensor->dtype == DTYPE_U8 && tensor->rank == 1 && tensor->shape[0] == size &&
+                memcmp(tensor->data, text, size) == 0;
+    uint32_t entries = vocabulary_size(asked);
+    vocabulary_free(asked);
+    CHECK(
+        same, err, STATUS_MISFIT,
+        "%s does not fit: tensor vocabulary (shape [%llu]) holds other words than --vocabulary %s "
+        "(%u entries, shape [%zu]). Leave --vocabulary away to use the checkpoint's own, or choose "
+        "another model",
+        path, (unsigned long long)tensor->shape[0], file, entries, size);
+    return STATUS_OK;
+}
+
+static bool is_finite(const struct tensor_view *tensor, uint64_t bytes) {
+    const float *values = tensor->data;
+    for (uint64_t i = 0; i < bytes / sizeof *values; i++) {
+        if (!isfinite(values[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
 enum status loading_upload(struct model *model, float *part, const char *prefix,
                            const struct checkpoint *checkpoint, struct error *err) {
     struct tensor_view views[MODEL_TENSORS];
@@ -133,6 +228,8 @@ enum status loading_upload(struct model *model, float *part, const char *prefix,
         CHECK(tensor_bytes(from, &have) && tensor_bytes(&views[i], &want) && have == want &&
                   from->dtype == DTYPE_F32,
               err, STATUS_MISFIT, "tensor %s does not fit the model", views[i].name);
+        CHECK(is_finite(from, have), err, STATUS_NONFINITE,
+              "tensor %s holds a value that is not finite", views[i].name);
         TRY(model_upload(model, views[i].data, from->data, (size_t)want, err));
     }
     return STATUS_OK;
@@ -204,6 +301,41 @@ static enum status open_untrained(const struct options *options, struct loaded *
     return STATUS_OK;
 }
 
+static uint64_t size_asked(const struct options *options, const char *name, uint64_t asked,
+                           uint64_t have) {
+    return options_given(options, name) ? asked : have;
+}
+
+/* Sizes, vocabulary and text rules are the checkpoint's; an option that says otherwise is a misfit, not
+ * something to pass over. (tokenize may try out other text rules.) */
+static enum status check_given(const struct options *options, const struct loaded *loaded,
+                               struct error *err) {
+    const struct model_shape *have = &loaded->shape;
+    struct model_shape want = {
+        .vocabulary = have->vocabulary,
+        .embedding = (uint32_t)size_asked(options, "embedding-size", options->embedding_size,
+                                          have->embedding),
+        .hidden = (uint32_t)size_asked(options, "hidden-size", options->hidden_size, have->hidden),
+        .dense = (uint32_t)size_asked(options, "dense-size", options->dense_size, have->dense),
+    };
+    TRY(loading_check_fit(loaded->checkpoint, loaded->path, &want, false, err));
+    TRY(loading_check_vocabulary(loaded->checkpoint, loaded->path, options->vocabulary, err));
+    if (options->command == COMMAND_TOKENIZE) {
+        return STATUS_OK;
+    }
+    bool length_fits =
+        !options_given(options, "max-length") || options->max_length == loaded->rules.max_length;
+    bool html_fits =
+        !options_given(options, "strip-html") || options->strip_html == loaded->rules.strip_html;
+    CHECK(length_fits && html_fits, err, STATUS_MISFIT,
+          "%s was trained with --max-length %llu and --strip-html %s; other values do not fit it. "
+          "Leave "
+          "the option away",
+          loaded->path, (unsigned long long)loaded->rules.max_length,
+          loaded->rules.strip_html ? "on" : "off");
+    return STATUS_OK;
+}
+
 /* Everything that depends on the checkpoint found. */
 static enum status read_checkpoint(const struct options *options, struct loaded *out,
                                    struct error *err) {
@@ -213,14 +345,11 @@ static enum status read_checkpoint(const struct options *options, struct loaded 
     CHECK(vocabulary_size(out->vocabulary) == out->shape.vocabulary, err, STATUS_MISFIT,
           "%s: embedding.weight has %u rows, the vocabulary has %u entries", out->path,
           out->shape.vocabulary, vocabulary_size(out->vocabulary));
-    int64_t step = read_scalar(out->checkpoint, "state.step", 0);
-    if (step == 0) { /* a weights-only file keeps the step in its metadata */
-        const char *text = checkpoint_metadata(out->checkpoint, "step");
-        if (text == NULL || !text_parse_i64(text, &step)) {
-            step = 0;
-        }
-    }
-    out->step = step > 0 ? (uint64_t)step : 0;
+    TRY(check_given(options, out, err));
+    int64_t step = read_scalar(out->checkpoint, "state.step", -1);
+    const char *text = checkpoint_metadata(out->checkpoint, "step"); /* of a weights-only file */
+    out->has_step = step >= 0 || (text != NULL && text_parse_i64(text, &step) && step >= 0);
+    out->step = out->has_step ? (uint64_t)step : 0;
     return STATUS_OK;
 }
 

@@ -45,7 +45,8 @@ struct text_rules {
 struct loaded {
     struct checkpoint *checkpoint; /* NULL: untrained (--allow-untrained) */
     char path[FILE_PATH_CAPACITY]; /* of the checkpoint; "" when untrained */
-    uint64_t step;                 /* 0 when unknown */
+    uint64_t step;                 /* meaningful if has_step */
+    bool has_step;
     struct vocabulary *vocabulary;
     struct text_rules rules;
     struct model_shape shape;
@@ -71,8 +72,21 @@ MUST_USE enum status loading_read_text(const struct checkpoint *checkpoint, cons
 MUST_USE enum status loading_shape(const struct checkpoint *checkpoint, const char *path,
                                    struct model_shape *out, struct error *err);
 
+/* Do the weights (with `moments` Adam's m and v too) have the shapes that sizes `want` ask for?
+ * STATUS_MISFIT naming the first tensor that does not, both shapes, the options that differ and the two
+ * ways out. */
+MUST_USE enum status loading_check_fit(const struct checkpoint *checkpoint, const char *path,
+                                       const struct model_shape *want, bool moments,
+                                       struct error *err);
+
+/* Is the vocabulary in `file` the checkpoint's own? "" and a checkpoint without one are fine.
+ * STATUS_MISFIT. */
+MUST_USE enum status loading_check_vocabulary(const struct checkpoint *checkpoint, const char *path,
+                                              const char *file, struct error *err);
+
 /* Copy tensors `prefix` + name into a part of the model (weights, m, v, best). The caller has made
- * sure of the shapes (resume.h, loading_shape); still checked: STATUS_MISFIT. */
+ * sure of the shapes (resume.h, loading_shape); still checked:
+ * STATUS_MISFIT. STATUS_NONFINITE for a value that no training state has. */
 MUST_USE enum status loading_upload(struct model *model, float *part, const char *prefix,
                                     const struct checkpoint *checkpoint, struct error *err);
 

@@ -55,8 +55,22 @@ static enum status load_newest(struct store *store, struct resume *out, struct e
     return out->in_ring ? STATUS_OK : load_best_alone(directory, out, err);
 }
 
-/* A file of this directory: go back to it. Newer ones are moved away by the
- * trainer, once it can start from here. */
+/* The file that --resume names, if it lies in the directory: by its path, by its bare name, or behind a
+ * symbolic link. False when it is from elsewhere. */
+static bool own_file(const char *asked, const char *directory, char path[FILE_PATH_CAPACITY]) {
+    char real[PATH_MAX];
+    struct file_stat info;
+    if (realpath(asked, real) != NULL) {
+        snprintf(path, FILE_PATH_CAPACITY, "%s", real);
+        return loading_lies_in(real, directory);
+    }
+    return strchr(asked, '/') == NULL &&
+           file_join_path(path, FILE_PATH_CAPACITY, directory, asked) &&
+           file_posix.stat(file_posix.context, path, &info) >= 0;
+}
+
+/* A file of this directory: go back to it. Newer ones are moved away by the trainer, once it can start
+ * from here. */
 static enum status load_own_file(const char *path, struct resume *out, struct error *err) {
     TRY(load_file(path, out, err));
     uint64_t step;
@@ -71,9 +85,9 @@ enum status resume_find(const struct options *options, struct store *store, stru
     memset(out, 0, sizeof *out);
     const char *directory = store_directory(store);
     size_t count;
-    char best[FILE_PATH_CAPACITY];
+    char path[FILE_PATH_CAPACITY];
     TRY(count_checkpoints(directory, &count, err));
-    count += best_path(directory, best);
+    count += best_path(directory, path);
     if (strcmp(options->resume, "never") == 0) {
         CHECK(
             count == 0, err, STATUS_OUTPUT,
@@ -84,8 +98,8 @@ enum status resume_find(const struct options *options, struct store *store, stru
     }
     if (strcmp(options->resume, "auto") == 0) {
         TRY(load_newest(store, out, err));
-    } else if (loading_lies_in(options->resume, directory)) {
-        TRY(load_own_file(options->resume, out, err));
+    } else if (own_file(options->resume, directory, path)) {
+        TRY(load_own_file(path, out, err));
     } else if (count > 0) {
         fprintf(stderr, "%s holds checkpoints of its own: going on from the newest, not from %s\n",
                 directory, options->resume);
@@ -105,61 +119,6 @@ enum status resume_find(const struct options *options, struct store *store, stru
 /* ---- does the model fit -------------------------------------------------------------------------
  */
 
-/* The option behind an axis of a tensor, for the message: what the checkpoint has and what is asked
- * for. */
-static void name_option(const struct model_shape *have, const struct model_shape *want, char *text,
-                        size_t capacity) {
-    const struct {
-        const char *option;
-        uint32_t have, want;
-    } sizes[] = {
-        {"--vocabulary-size", have->vocabulary, want->vocabulary},
-        {"--embedding-size", have->embedding, want->embedding},
-        {"--hidden-size", have->hidden, want->hidden},
-        {"--dense-size", have->dense, want->dense},
-    };
-    size_t used = 0;
-    text[0] = '\0';
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        if (sizes[i].have != sizes[i].want && used < capacity) {
-            int length =
-                snprintf(text + used, capacity - used, "%s%s %u in the checkpoint, %u asked for",
-                         used > 0 ? "; " : "", sizes[i].option, sizes[i].have, sizes[i].want);
-            used += length > 0 ? (size_t)length : 0;
-        }
-    }
-}
-
-/* The first tensor (weights, then moments) that is missing or has another shape. */
-static enum status check_tensors(const struct resume *resume, const struct model_shape *have,
-                                 const struct model_shape *want, struct error *err) {
-    static const char *const prefixes[] = {"", "adam.m.", "adam.v."};
-    struct model_layout layout;
-    TRY(model_layout_make(want, &layout, err));
-    for (size_t p = 0; p < sizeof prefixes / sizeof prefixes[0]; p++) {
-        for (size_t i = 0; i < MODEL_TENSORS; i++) {
-            char name[TENSOR_NAME_CAPACITY], have_text[96], want_text[96], sizes[256];
-            snprintf(name, sizeof name, "%s%s", prefixes[p], layout.tensors[i].name);
-            const struct tensor_view *tensor =
-                tensor_find(resume->checkpoint->tensors, resume->checkpoint->tensor_count, name);
-            CHECK(tensor != NULL, err, STATUS_MISFIT,
-                  "%s: tensor %s is missing: not a whole training state. Pass the file as "
-                  "--init-from with another --model-dir to begin a new run from its weights",
-                  resume->path, name);
-            name_option(have, want, sizes, sizeof sizes);
-            CHECK(
-                tensor->dtype == DTYPE_F32 && tensor->rank == layout.tensors[i].rank &&
-                    memcmp(tensor->shape, layout.tensors[i].shape, sizeof tensor->shape) == 0,
-                err, STATUS_MISFIT,
-                "%s does not fit the model asked for: tensor %s has shape %s there, %s here (%s). "
-                "Either ask for the old value, or choose another --model-dir for the new model",
-                resume->path, name, tensor_shape_text(tensor, have_text, sizeof have_text),
-                tensor_shape_text(&layout.tensors[i], want_text, sizeof want_text), sizes);
-        }
-    }
-    return STATUS_OK;
-}
-
 /* --vocabulary-size counts as the size asked for when it differs from the one that the checkpoint
  * was made with; otherwise V is what the vocabulary in the checkpoint has. */
 static uint32_t vocabulary_asked(const struct option_difference *differences, size_t count,
@@ -172,29 +131,6 @@ static uint32_t vocabulary_asked(const struct option_difference *differences, si
         }
     }
     return have->vocabulary;
-}
-
-static enum status check_vocabulary_file(const struct resume *resume, const struct options *options,
-                                         struct error *err) {
-    if (options->vocabulary[0] == '\0') {
-        return STATUS_OK;
-    }
-    const struct tensor_view *tensor = tensor_find(
-        resume->checkpoint->tensors, resume->checkpoint->tensor_count, TENSOR_VOCABULARY);
-    struct vocabulary *asked;
-    TRY(vocabulary_load(&file_posix, options->vocabulary, &asked, err));
-    size_t size;
-    const char *text = vocabulary_text(asked, &size);
-    bool same = tensor != NULL && tensor->dtype == DTYPE_U8 && tensor->rank == 1 &&
-                tensor->shape[0] == size && memcmp(tensor->data, text, size) == 0;
-    uint32_t entries = vocabulary_size(asked);
-    vocabulary_free(asked);
-    CHECK(same, err, STATUS_MISFIT,
-          "%s does not fit: tensor vocabulary (shape [%" PRIu64 "]) holds other words than "
-          "--vocabulary %s (%u entries, shape [%zu]). Leave --vocabulary away to go on with the "
-          "checkpoint's own, or choose another --model-dir",
-          resume->path, tensor != NULL ? tensor->shape[0] : 0, options->vocabulary, entries, size);
-    return STATUS_OK;
 }
 
 /* ---- changed options ----------------------------------------------------------------------------
@@ -251,8 +187,8 @@ enum status resume_check_options(struct resume *resume, const struct options *op
         .hidden = (uint32_t)options->hidden_size,
         .dense = (uint32_t)options->dense_size,
     };
-    TRY(check_tensors(resume, &have, &want, err));
-    TRY(check_vocabulary_file(resume, options, err));
+    TRY(loading_check_fit(resume->checkpoint, resume->path, &want, true, err));
+    TRY(loading_check_vocabulary(resume->checkpoint, resume->path, options->vocabulary, err));
     for (size_t i = 0; i < count; i++) {
         TRY(judge(&differences[i], options, err));
         if (strcmp(differences[i].name, "monitor") == 0 ||

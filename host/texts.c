@@ -31,7 +31,7 @@ bool texts_would_wait(const struct texts *texts) {
  * terminal, a pipe) is entered only when there is something to read. */
 static enum status wait_for_input(const struct texts *texts, struct error *err) {
     struct pollfd input = {.fd = texts->lines.fd, .events = POLLIN};
-    bool may_block = !texts->lines.owns_fd && texts_would_wait(texts);
+    bool may_block = texts_would_wait(texts); /* a regular file is always ready */
     do {
         CHECK(stop_signal() == 0, err, STATUS_STOPPED, "stopped by a signal while reading %s",
               texts->lines.name);

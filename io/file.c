@@ -49,6 +49,10 @@ enum status file_input_status(int negative_errno) {
     case ENOENT:
     case ENOTDIR:
     case EACCES:
+    case EISDIR:
+    case ELOOP:
+    case ENAMETOOLONG:
+    case EBADF: /* standard input is closed */
         return STATUS_INPUT;
     default:
         return STATUS_IO;
@@ -122,7 +126,7 @@ enum status file_read_all(const struct file_table *files, const char *path, uint
                           uint8_t **out, size_t *out_bytes, struct error *err) {
     *out = NULL;
     *out_bytes = 0;
-    int fd = files->open(files->context, path, O_RDONLY | O_CLOEXEC, 0);
+    int fd = files->open(files->context, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK, 0);
     if (fd < 0) {
         return path_error(err, file_input_status(fd), "open", path, fd);
     }

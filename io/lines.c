@@ -22,7 +22,8 @@ enum status lines_attach(const struct file_table *files, int fd, const char *nam
 enum status lines_open(const struct file_table *files, const char *path, struct lines *out,
                        struct error *err) {
     *out = (struct lines){.files = files, .name = path, .fd = -1};
-    int fd = files->open(files->context, path, O_RDONLY, 0);
+    int fd = files->open(files->context, path, O_RDONLY | O_NONBLOCK,
+                         0); /* a pipe without a writer must not hold us */
     if (fd < 0) {
         char reason[160];
         return error_set(err, file_input_status(fd), "cannot open %s: %s", path,

@@ -190,6 +190,20 @@ static bool has_vanished(const struct search *search) {
     return search->files->stat(search->files->context, search->path, &st) == -ENOENT;
 }
 
+/* A checkpoint says of which step it is; under another name it would be taken for what it is not. */
+static enum status read_entry(struct search *search, const struct store_entry *entry,
+                              struct error *reason) {
+    TRY(checkpoint_read_file(search->files, search->path, &search->found, reason));
+    const char *text = checkpoint_metadata(search->found, "step");
+    uint64_t step;
+    if (text == NULL || !text_parse_u64(text, &step) || step == entry->step) {
+        return STATUS_OK;
+    }
+    checkpoint_free(search->found);
+    return error_set(reason, STATUS_CORRUPT, "it holds step %llu, its name says %llu",
+                     (unsigned long long)step, (unsigned long long)entry->step);
+}
+
 /* Try the entries from the newest down. *again: one vanished, so the list is out of date. */
 static enum status try_entries(struct search *search, const struct store_list *list, bool *again,
                                struct error *err) {
@@ -203,8 +217,7 @@ static enum status try_entries(struct search *search, const struct store_list *l
             file_join_path(search->path, FILE_PATH_CAPACITY, search->directory, entry->name);
         CHECK(fits, err, STATUS_INPUT, "the path of the model directory is too long");
         struct error reason = {0};
-        enum status status =
-            checkpoint_read_file(search->files, search->path, &search->found, &reason);
+        enum status status = read_entry(search, entry, &reason);
         if (status == STATUS_MEMORY) {
             return error_set(err, status, "%s", reason.message);
         }

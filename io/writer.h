@@ -70,7 +70,7 @@ struct save_target {
 
 struct save_request {
     uint64_t step;
-    bool must;                                      /* never skipped */
+    bool must;         /* never skipped */
     uint64_t after_id; /* 0, or the id of an earlier save that this state builds on (the best model
                           it claims): when that one could not publish its first target this save is
                           not published either, STATUS_IO */
