@@ -140,6 +140,7 @@ void progress_init(struct progress *progress, FILE *out, enum progress_mode mode
                                   .verbose = verbose,
                                   .columns = terminal_columns(out),
                                   .clock = clock_monotonic_seconds};
+    progress->last_update = progress->mode == PROGRESS_LINES ? progress->clock() : 0.0;
 }
 
 void progress_epoch_begin(struct progress *progress, uint64_t epoch, uint64_t epochs,

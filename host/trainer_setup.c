@@ -24,6 +24,12 @@ static enum status choose_monitor(struct trainer *trainer, struct error *err) {
                          "no validation data: no early stopping and no best model (pass "
                          "--validation-data or --validation-split, or --monitor loss)");
     }
+    if (options->restore_best_weights && options->patience < 0) {
+        progress_warning(
+            trainer->setup.progress,
+            "--restore-best-weights has no effect with --patience none: early stopping "
+            "keeps the best weights");
+    }
     trainer->stopping = (struct early_stopping_config){
         .direction = trainer->direction,
         .patience = options->patience,

@@ -111,17 +111,14 @@ static enum status choose_reader(struct dataset *dataset, struct error *err) {
                          "or .jsonl file, or the word demo)",
                          path, file_errno_text(found, reason, sizeof reason));
     }
-    CHECK(stat.is_directory || stat.is_regular, err, STATUS_DATA,
-          "%s is neither a folder nor a regular file: the data are read more than once, so a pipe "
-          "or a "
-          "device cannot be used",
-          path);
     dataset->reader = stat.is_directory ? &dataset_folder : reader_for_file(path);
     CHECK(dataset->reader != NULL, err, STATUS_DATA,
           "%s: unknown kind of data: expected a folder, or a file named .tar, .tar.gz, .tgz, "
           ".tar.zst, "
           ".csv, .tsv or .jsonl",
           path);
+    CHECK(dataset->reader != &dataset_archive || stat.is_regular, err, STATUS_DATA,
+          "%s is not a regular file: an archive is read more than once", path);
     return STATUS_OK;
 }
 

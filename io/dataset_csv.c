@@ -157,6 +157,19 @@ static bool names_column(const char *bytes, size_t size, const char *name) {
     return size == strlen(name) && strncasecmp(bytes, name, size) == 0;
 }
 
+/* The names of the columns, for a message; cut where they are many. */
+static void show_header(const struct csv *csv, char *out, size_t capacity) {
+    struct text names = {0};
+    for (size_t i = 0; i < csv->field_count && names.size < capacity; i++) {
+        size_t size;
+        const char *bytes = field(csv, i, &size);
+        text_append(&names, i > 0 ? ", " : "", i > 0 ? 2 : 0);
+        text_append(&names, bytes, size < capacity ? size : capacity);
+    }
+    text_escape(names.size > 0 ? names.bytes : "", names.size, out, capacity);
+    text_free(&names);
+}
+
 /* The column called `name`, which must be there once. */
 static enum status find_column(const struct csv *csv, const char *name, size_t *out,
                                struct error *err) {
@@ -173,9 +186,7 @@ static enum status find_column(const struct csv *csv, const char *name, size_t *
         return STATUS_OK;
     }
     char shown[160];
-    text_escape(csv->bytes.bytes,
-                csv->bytes.size < 120 ? csv->field_end[csv->field_count - 1] : 120, shown,
-                sizeof shown);
+    show_header(csv, shown, sizeof shown);
     return error_set(err, STATUS_DATA,
                      "%s: line %llu: %s column \"%s\" among the %zu of the header (%s): expected a "
                      "header that names the columns text and label, separated by %s",

@@ -4,6 +4,9 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+#include "host/base/stop.h"
 
 enum {
     BLOCK_BYTES = 64 << 10,
@@ -22,14 +25,17 @@ enum status lines_attach(const struct file_table *files, int fd, const char *nam
 enum status lines_open(const struct file_table *files, const char *path, struct lines *out,
                        struct error *err) {
     *out = (struct lines){.files = files, .name = path, .fd = -1};
-    int fd = files->open(files->context, path, O_RDONLY | O_NONBLOCK,
-                         0); /* a pipe without a writer must not hold us */
+    /* Opening a pipe that nobody writes to would hold us where no stop signal reaches. */
+    int fd = files->open(files->context, path, O_RDONLY | O_NONBLOCK, 0);
     if (fd < 0) {
         char reason[160];
         return error_set(err, file_input_status(fd), "cannot open %s: %s", path,
                          file_errno_text(fd, reason, sizeof reason));
     }
     enum status status = lines_attach(files, fd, path, out, err);
+    struct file_stat info;
+    out->pipe =
+        files->stat(files->context, path, &info) >= 0 && !info.is_regular && !info.is_directory;
     out->owns_fd = true;
     return status;
 }
@@ -65,11 +71,32 @@ static enum status make_room(struct lines *lines, struct error *err) {
     return STATUS_OK;
 }
 
+/* One read. A pipe opened without waiting has nothing yet (EAGAIN), or, before its first writer came, looks
+ * as if it had ended: then wait, in naps that a stop signal ends. */
+static ssize_t read_block(struct lines *lines, bool *stopped) {
+    const struct timespec nap = {.tv_nsec = 10 * 1000 * 1000};
+    for (;;) {
+        ssize_t got = lines->files->read(lines->files->context, lines->fd,
+                                         lines->buffer + lines->end, lines->capacity - lines->end);
+        bool before_first_writer = got == 0 && lines->pipe && !lines->started;
+        if (got != -EAGAIN && !before_first_writer) {
+            lines->started = lines->started || got > 0;
+            return got;
+        }
+        *stopped = stop_signal() != 0;
+        if (*stopped) {
+            return 0;
+        }
+        nanosleep(&nap, NULL);
+    }
+}
+
 /* Read one block more, or notice the end. */
 static enum status read_more(struct lines *lines, struct error *err) {
     TRY(make_room(lines, err));
-    ssize_t got = lines->files->read(lines->files->context, lines->fd, lines->buffer + lines->end,
-                                     lines->capacity - lines->end);
+    bool stopped = false;
+    ssize_t got = read_block(lines, &stopped);
+    CHECK(!stopped, err, STATUS_STOPPED, "stopped by a signal while reading %s", lines->name);
     if (got < 0) {
         char reason[160];
         return error_set(err, file_input_status((int)got), "cannot read %s behind line %llu: %s",

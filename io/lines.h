@@ -34,7 +34,9 @@ struct lines {
     const char *name; /* for messages; borrowed */
     int fd;
     bool owns_fd;
-    bool at_end; /* the descriptor has nothing more */
+    bool pipe;    /* not a regular file: data may come later */
+    bool started; /* something has been read */
+    bool at_end;  /* the descriptor has nothing more */
     char *buffer;
     size_t capacity;
     size_t first, end; /* the bytes of the buffer that were not handed out */

@@ -149,6 +149,30 @@ static enum status read_hints(struct store *store, struct error *err) {
 
 /* ---- open and close ---- */
 
+/* A process that died between creating a directory and syncing its parent leaves a directory that a power
+ * cut can take away with everything in it. Whoever comes next cannot know, so the names on the way are made
+ * durable before the first checkpoint. A parent that may not be opened is not ours: it was there before. */
+static enum status sync_way(const struct store *store, struct error *err) {
+    char path[FILE_PATH_CAPACITY], parent[FILE_PATH_CAPACITY];
+    snprintf(path, sizeof path, "%s", store->directory);
+    for (;;) {
+        bool fits = file_split_path(path, parent, sizeof parent) != NULL;
+        assert(fits);
+        (void)fits;
+        int result = file_sync_directory(store->files, parent);
+        if (result < 0 && result != -EACCES && result != -EPERM) {
+            char reason[160];
+            return error_set(err, STATUS_OUTPUT, "cannot make %s durable: fsync of %s failed: %s",
+                             store->directory, parent,
+                             file_errno_text(result, reason, sizeof reason));
+        }
+        if (strcmp(parent, ".") == 0 || strcmp(parent, "/") == 0) {
+            return STATUS_OK;
+        }
+        memcpy(path, parent, sizeof path);
+    }
+}
+
 static enum status open_directory(struct store *store, struct error *warning, struct error *err) {
     TRY(file_make_directories(store->files, store->directory, err));
     TRY(store_lock_take(store->files, store->directory, &store->lock_fd, warning, err));
@@ -158,7 +182,7 @@ static enum status open_directory(struct store *store, struct error *warning, st
     TRY(store_scan(store->files, store->directory, &list, err));
     store->was_empty = list.count == 0;
     store_list_free(&list);
-    return STATUS_OK;
+    return store->was_empty ? sync_way(store, err) : STATUS_OK;
 }
 
 enum status store_open(const struct file_table *files, const char *directory,

@@ -91,7 +91,7 @@ TEST(FileRead, SaysWhatIsWrong) {
     EXPECT_EQ(read_all(&file_posix, dir.file("no\nsuch"), 9, &got, &err), STATUS_INPUT);
     EXPECT_NE(strstr(err.message, "no\\x0Asuch"), nullptr) << err.message;
     EXPECT_NE(strstr(err.message, "ENOENT"), nullptr) << err.message;
-    EXPECT_EQ(read_all(&file_posix, dir.path(), 9, &got, &err), STATUS_IO);
+    EXPECT_EQ(read_all(&file_posix, dir.path(), 9, &got, &err), STATUS_INPUT);
     EXPECT_NE(strstr(err.message, "EISDIR"), nullptr) << err.message;
 }
 
