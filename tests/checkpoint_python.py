@@ -4,7 +4,9 @@
 2. A reader written from docs/checkpoint-format.md alone (read_checkpoint below), which verifies all
    that the document says can be verified; then damage, which it must notice.
 
-usage: checkpoint_python.py MAKE_CHECKPOINT
+Both also open what a training run of the program itself has saved.
+
+usage: checkpoint_python.py MAKE_CHECKPOINT CAIRN
 """
 
 import json
@@ -128,6 +130,55 @@ def check_damage(data):
     print(f"independent reader: {2 * len(places)} damaged files refused")
 
 
+# ---- what the program writes ----
+
+
+def parameter_shapes(vocabulary, embedding, hidden, dense):
+    """The names and shapes that the format promises (gates i, f, g, o below each other)."""
+    shapes = {"embedding.weight": (vocabulary, embedding)}
+    for direction in ("l0", "l0_reverse"):
+        shapes["lstm.weight_ih_" + direction] = (4 * hidden, embedding)
+        shapes["lstm.weight_hh_" + direction] = (4 * hidden, hidden)
+        shapes["lstm.bias_" + direction] = (4 * hidden,)
+    shapes["dense.weight"] = (dense, 2 * hidden)
+    shapes["dense.bias"] = (dense,)
+    shapes["output.weight"] = (1, dense)
+    shapes["output.bias"] = (1,)
+    return shapes
+
+
+def check_trained(cairn, directory):
+    sizes = {"vocabulary": 50, "embedding": 6, "hidden": 5, "dense": 7}
+    command = [cairn, "train", "--data", "demo", "--max-steps", "3", "--model-dir", directory / "model"]
+    for name, size in sizes.items():
+        command += [f"--{name}-size", str(size)]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    path = directory / "model" / "model.ckpt-3.safetensors.zst"
+    plain = directory / "trained.safetensors"
+    subprocess.run(["zstd", "-q", "-d", path, "-o", plain], check=True)
+    shapes = parameter_shapes(**sizes)
+    assert len(shapes) == 11
+    independent, _ = read_checkpoint(path.read_bytes())
+    with safetensors.safe_open(plain, framework="numpy") as file:
+        names = list(file.keys())
+        found = {name: file.get_tensor(name) for name in names}
+        assert file.metadata()["step"] == "3", file.metadata()
+    assert set(found) == set(independent), sorted(set(found) ^ set(independent))
+    for name, value in independent.items():
+        assert found[name].dtype == value.dtype and found[name].shape == value.shape, name
+        assert found[name].tobytes() == value.tobytes(), name
+    for name, shape in shapes.items():
+        for prefix in ("", "adam.m.", "adam.v."):
+            tensor = found[prefix + name]
+            assert tensor.dtype == numpy.float32 and tensor.shape == shape, (prefix + name, tensor.shape)
+            assert numpy.isfinite(tensor).all(), prefix + name
+    assert (found["adam.v.output.weight"] > 0).any(), "three steps have moved nothing"
+    assert found["state.step"] == 3 and found["state.step"].dtype == numpy.int64
+    words = found["vocabulary"].tobytes().decode()
+    assert words.endswith("\n") and words.count("\n") == sizes["vocabulary"], words
+    print(f"cairn train: {len(found)} tensors read, {len(shapes)} parameters of the right shape")
+
+
 def main():
     with tempfile.TemporaryDirectory() as directory:
         path = pathlib.Path(directory) / "model.ckpt-1.safetensors.zst"
@@ -146,6 +197,7 @@ def main():
         tensors, metadata = read_checkpoint(tiny.read_bytes())
         assert tensors["w"].tolist() == [[1.0, -2.0]] and tensors["state.step"] == 7
         check_damage(tiny.read_bytes())
+        check_trained(sys.argv[2], pathlib.Path(directory))
 
 
 main()

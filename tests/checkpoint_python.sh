@@ -5,4 +5,4 @@ if [ -z "$CAIRN_PYTHON" ]; then
     echo "SKIPPED: CAIRN_PYTHON is not set; it must name a python that has numpy, safetensors and xxhash"
     exit 77
 fi
-exec "$CAIRN_PYTHON" "$(dirname "$0")/checkpoint_python.py" "$1"
+exec "$CAIRN_PYTHON" "$(dirname "$0")/checkpoint_python.py" "$@"

@@ -421,41 +421,99 @@ INSTANTIATE_TEST_SUITE_P(
                       Fault{FaultyFiles::ForEver, ENOSPC, false, "ForEverEnospc"}),
     [](const auto &fault) { return fault.param.name; });
 
-TEST_P(CommitFaults, AfterAFaultAtTheNthCallForAllNTheOldOrTheNewIsThere) {
-    size_t calls = 0, disks = 0, failed_saves = 0;
+// What is there now, and what is there when besides the power goes. Returns the number of disks.
+size_t judge_after_faults(Story *story) {
+    SCOPED_TRACE("last failure " + story->files.last_failure());
+    EXPECT_EQ(story->problems, Loaded());
+    EXPECT_EQ(story->files.uses_after_failed_fsync(), 0u);
+    EXPECT_EQ(story->disk.open_descriptors(), 0u);
+    EXPECT_EQ(story->disk.bad_descriptor_uses(), 0u);
+    for (const Save &save : story->saves) {
+        EXPECT_TRUE(save.status == STATUS_OK || save.status == STATUS_IO);
+    }
+    Judge judge(story);
+    judge.look_at_crashes_at(story->disk, story->disk.op_count());
+    judge.look_at("the disk as it is", story->disk, NOW);
+    EXPECT_EQ(judge.report(), "");
+    return judge.disks();
+}
+
+size_t count_failed(const std::vector<Save> &saves) {
+    return static_cast<size_t>(std::count_if(
+        saves.begin(), saves.end(), [](const Save &save) { return save.status != STATUS_OK; }));
+}
+
+// The Nth call of a process fails, for all N.
+void fault_everywhere(bool fresh, const std::function<void(Story *)> &play) {
+    const Fault &fault = CommitFaults::GetParam();
+    size_t calls = 0, disks = 0, failed_saves = 0, unopened = 0;
     {
         Story story;
-        story.begin();
-        story.resume();
+        if (!fresh) {
+            story.begin();
+        }
+        play(&story);
+        EXPECT_EQ(count_failed(story.saves), 0u);
         calls = story.files.calls();
     }
-    ASSERT_GT(calls, 100u);
+    ASSERT_GT(calls, 50u);
     for (size_t nth = 1; nth <= calls; nth++) {
+        SCOPED_TRACE("call " + std::to_string(nth));
         Story story;
-        story.begin();
-        story.files.after_effect(GetParam().after_effect);
-        story.files.fail(nth, GetParam().error_number, GetParam().repeat);
-        story.resume();
-        ASSERT_GE(story.files.failures(), 1u);
-        SCOPED_TRACE("call " + std::to_string(nth) + ", last failure " +
-                     story.files.last_failure());
-        EXPECT_EQ(story.problems, Loaded());
-        EXPECT_EQ(story.files.uses_after_failed_fsync(), 0u);
-        EXPECT_EQ(story.disk.open_descriptors(), 0u);
-        EXPECT_EQ(story.disk.bad_descriptor_uses(), 0u);
-        for (const Save &save : story.saves) {
-            failed_saves += save.status != STATUS_OK;
-            EXPECT_TRUE(save.status == STATUS_OK || save.status == STATUS_IO);
+        if (!fresh) {
+            story.begin();
         }
-        // What is there now, and what is there when besides the power goes.
-        Judge judge(&story);
-        judge.look_at_crashes_at(story.disk, story.disk.op_count());
-        judge.look_at("the disk as it is", story.disk, NOW);
-        EXPECT_EQ(judge.report(), "");
-        disks += judge.disks();
+        const size_t before = story.saves.size();
+        story.files.after_effect(fault.after_effect);
+        story.files.fail(nth, fault.error_number, fault.repeat);
+        play(&story);
+        ASSERT_GE(story.files.failures(), 1u);
+        failed_saves += count_failed(story.saves);
+        unopened += story.saves.size() == before;
+        disks += judge_after_faults(&story);
     }
     EXPECT_GT(failed_saves, calls / 4);
-    printf("%zu calls failed, %zu saves with them; %zu disks judged\n", calls, failed_saves, disks);
+    EXPECT_GT(unopened, 0u); // a process that could not even begin is among them
+    printf("%zu calls failed, %zu saves and %zu processes with them; %zu disks judged\n", calls,
+           failed_saves, unopened, disks);
+}
+
+TEST_P(CommitFaults, AfterAFaultAtTheNthCallForAllNTheOldOrTheNewIsThere) {
+    fault_everywhere(false, [](Story *story) { story->resume(); });
+}
+
+// From nothing: the directory is made, its name synced above it, and the first saves are made in it.
+TEST_P(CommitFaults, AfterAFaultAtTheNthCallOfAFreshRunForAllNWhatWasSavedIsThere) {
+    fault_everywhere(true, [](Story *story) {
+        story->process({{0, false}, {10, true}, {20, false}});
+    });
+}
+
+// A process that could not finish its beginning (a directory made, its name not synced) may not
+// leave it unfinished for the next one: what that one saves is there after a power cut.
+TEST(CommitRestart, WhatTheSecondProcessSavesIsThereWhateverFailedInTheFirst) {
+    const std::vector<Plan> first = {{0, false}, {10, true}}, second = {{30, true}, {40, false}};
+    size_t calls = 0;
+    {
+        Story story;
+        story.process(first);
+        calls = story.files.calls();
+    }
+    for (size_t nth = 1; nth <= calls; nth++) {
+        for (bool after_effect : {false, true}) {
+            Story story;
+            story.files.after_effect(after_effect);
+            story.files.fail(nth, EIO, FaultyFiles::Once);
+            story.process(first);
+            SCOPED_TRACE("call " + std::to_string(nth) + ", " + story.files.last_failure());
+            ASSERT_EQ(story.files.failures(), 1u);
+            story.files.heal();
+            story.process(second);
+            ASSERT_EQ(story.saves.back().step, 40u);
+            EXPECT_EQ(story.saves.back().status, STATUS_OK);
+            judge_after_faults(&story);
+        }
+    }
 }
 
 // ---- every crash ----

@@ -3,12 +3,12 @@
 #include <cmath>
 #include <csignal>
 #include <cstring>
-#include <functional>
 #include <map>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "io/checkpoint.h"
+#include "tests/support/checkpoint_edit.h"
 #include "tests/support/train_fixture.h"
 #include "gtest/gtest.h"
 
@@ -58,39 +58,6 @@ size_t count_nonfinite(const std::string &path) {
     }
     checkpoint_free(checkpoint);
     return count;
-}
-
-// Read a checkpoint, let `change` alter its tensors, write it to `to`.
-void rewrite_checkpoint(const std::string &from, const std::string &to,
-                        const std::function<void(std::vector<struct tensor_view> *)> &change) {
-    struct error err = {};
-    struct checkpoint *checkpoint = nullptr;
-    ASSERT_EQ(checkpoint_read_file(&file_posix, from.c_str(), &checkpoint, &err), STATUS_OK)
-        << err.message;
-    std::vector<struct tensor_view> tensors(checkpoint->tensors,
-                                            checkpoint->tensors + checkpoint->tensor_count);
-    change(&tensors);
-    std::vector<struct metadata_pair> metadata;
-    for (size_t i = 0; i < checkpoint->metadata_count; i++) {
-        const std::string key = checkpoint->metadata[i].key;
-        if (key != "format_version" && key.rfind("digest.", 0) != 0) {
-            metadata.push_back(checkpoint->metadata[i]);
-        }
-    }
-    std::string bytes;
-    auto sink = [](void *context, const void *data, size_t size, struct error *) {
-        static_cast<std::string *>(context)->append(static_cast<const char *>(data), size);
-        return STATUS_OK;
-    };
-    struct checkpoint_encoder *encoder = nullptr;
-    ASSERT_EQ(checkpoint_encoder_create(1, &encoder, &err), STATUS_OK) << err.message;
-    EXPECT_EQ(checkpoint_encode(encoder, tensors.data(), tensors.size(), metadata.data(),
-                                metadata.size(), sink, &bytes, nullptr, nullptr, &err),
-              STATUS_OK)
-        << err.message;
-    checkpoint_encoder_free(encoder);
-    checkpoint_free(checkpoint);
-    write_file(to, bytes);
 }
 
 } // namespace
@@ -272,7 +239,7 @@ TEST_F(ExitCodes, OptimiserStateThatDoesNotFitIs76) {
     train_one_epoch();
     for (const char *name : {"adam.m.dense.weight", "adam.v.lstm.bias_l0"}) {
         const std::string path = checkpoint_path(model(), kStepsPerEpoch);
-        rewrite_checkpoint(path, path, [&](std::vector<struct tensor_view> *tensors) {
+        rewrite_checkpoint(path, path, [&](Tensors *tensors) {
             for (struct tensor_view &tensor : *tensors) {
                 if (std::strcmp(tensor.name, name) == 0) {
                     tensor.shape[0] /= 2;
@@ -291,7 +258,7 @@ TEST_F(ExitCodes, OptimiserStateThatDoesNotFitIs76) {
 TEST_F(ExitCodes, MissingOptimiserStateIs76) {
     train_one_epoch();
     const std::string path = checkpoint_path(model(), kStepsPerEpoch);
-    rewrite_checkpoint(path, path, [](std::vector<struct tensor_view> *tensors) {
+    rewrite_checkpoint(path, path, [](Tensors *tensors) {
         for (size_t i = 0; i < tensors->size(); i++) {
             if (std::strcmp((*tensors)[i].name, "adam.v.output.weight") == 0) {
                 tensors->erase(tensors->begin() + static_cast<std::ptrdiff_t>(i));

@@ -4,6 +4,7 @@
 // Loading is held still by a named pipe as the data: the reader waits for us, not for a clock.
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <fcntl.h>
@@ -12,6 +13,7 @@
 #include <unistd.h>
 
 #include "io/file.h"
+#include "tests/support/checkpoint_edit.h"
 #include "tests/support/process.h"
 #include "tests/support/small_data.h"
 #include "gtest/gtest.h"
@@ -141,6 +143,36 @@ class Signals : public testing::Test {
         EXPECT_EQ(checkpoint_steps(model()).back(), steps.back() + 3);
     }
 
+    // As in_a_save, for a checkpoint: the state file and others are published the same way.
+    bool in_a_checkpoint_save() const {
+        for (const std::string &name : list_directory(model())) {
+            if (name.rfind(PUBLISH_TEMP_PREFIX "model.ckpt-", 0) == 0) {
+                return true;
+            }
+        }
+        return false;
+    }
+
+    // Stop the process in the very moment that `moment` describes: it must still hold when nothing
+    // of the process runs any more, and then the signal is sent. False when it was never met.
+    bool stop_train_in(Process *process, const std::function<bool()> &moment, int number) {
+        for (int attempt = 0; attempt < 50; attempt++) {
+            if (!process->wait_for(moment) || !process->freeze()) {
+                return false;
+            }
+            const bool met = moment();
+            if (met) {
+                process->signal(number);
+            }
+            process->signal(SIGCONT);
+            if (met) {
+                EXPECT_EQ(process->wait(20), 75) << process->err();
+                return true;
+            }
+        }
+        return false;
+    }
+
     void stop_train_when(const std::function<bool()> &moment, int number,
                          const std::vector<std::string> &more = {}) {
         Process process(train(more));
@@ -173,14 +205,59 @@ TEST_F(Signals, HangupInMidEpoch) {
     stop_train_when([&] { return last_step() > 2 && in_mid_epoch(); }, SIGHUP);
 }
 
+// The epoch is trained and its validation broken off: the state says that it is still to come, and
+// there is no result of it. A run that was past its validation when it was stopped does not count,
+// but the validation is so much longer than what follows that ten runs in a row cannot be.
 TEST_F(Signals, TermInValidation) {
-    stop_train_when([&] { return last_step() >= kStepsPerEpoch && in_validation(); }, SIGTERM);
+    for (int attempt = 0; attempt < 10; attempt++) {
+        std::filesystem::remove_all(model());
+        Process process(train());
+        ASSERT_TRUE(stop_train_in(
+            &process, [&] { return last_step() >= kStepsPerEpoch && in_validation(); }, SIGTERM))
+            << process.err();
+        const uint64_t step = last_step();
+        ASSERT_EQ(step % kStepsPerEpoch, 0u);
+        ASSERT_EQ(checkpoint_steps(model()).back(), step);
+        const std::string saved = checkpoint_path(model(), step);
+        if (checkpoint_count(saved, "state.phase") != 1) {
+            continue;
+        }
+        const uint64_t finished = step / kStepsPerEpoch - 1;
+        EXPECT_EQ(epochs_done(), finished);
+        EXPECT_EQ(checkpoint_count(saved, "state.epoch"), static_cast<int64_t>(finished));
+        EXPECT_EQ(checkpoint_rows(saved, "history.epochs"), static_cast<int64_t>(finished));
+        expect_good_save({});
+        EXPECT_EQ(epochs_done(), finished + 1); // the resumed run made up for it
+        return;
+    }
+    FAIL() << "no validation was ever broken off";
 }
 
 TEST_F(Signals, TermDuringASave) {
     // A save at every step, and slow ones: the moment is met soon.
-    stop_train_when([&] { return last_step() > 2 && in_a_save(); }, SIGTERM,
-                    {"--save-checkpoints-steps", "1", "--dense-size", "2048"});
+    const std::vector<std::string> more = {"--save-checkpoints-steps", "1", "--dense-size", "2048"};
+    Process process(train(more));
+    ASSERT_TRUE(stop_train_in(
+        &process, [&] { return last_step() > 2 && in_a_checkpoint_save(); }, SIGTERM))
+        << process.err();
+    expect_good_save(more);
+}
+
+// Within a second at the default size; five here, for a machine that has other work too.
+TEST_F(Signals, StopsWithinASecondAtTheDefaultSize) {
+    using clock = std::chrono::steady_clock;
+    ProcessOptions options;
+    options.arguments = {
+        "train",      "--data", "demo",        "--epochs", "100000",
+        "--patience", "none",   "--model-dir", model(),    "--log-step-count-steps",
+        "1"};
+    Process process(options);
+    ASSERT_TRUE(process.wait_for([&] { return last_step() > 5; })) << process.err();
+    const clock::time_point begin = clock::now();
+    process.signal(SIGTERM);
+    EXPECT_EQ(process.wait(20), 75) << process.err();
+    EXPECT_LT(std::chrono::duration<double>(clock::now() - begin).count(), 5.0);
+    EXPECT_EQ(checkpoint_steps(model()).back(), last_step());
 }
 
 // A stop in the middle of an epoch validates nothing: the epoch is not over.

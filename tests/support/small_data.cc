@@ -61,6 +61,14 @@ void write_csv(const std::string &path, const std::vector<Example> &examples) {
     write_file(path, content);
 }
 
+void write_tsv(const std::string &path, const std::vector<Example> &examples) {
+    std::string content = "text\tlabel\n";
+    for (const Example &example : examples) {
+        content += example.text + "\t" + std::to_string(example.label) + "\n";
+    }
+    write_file(path, content);
+}
+
 void write_folder(const std::string &path, const std::vector<Example> &train,
                   const std::vector<Example> &test) {
     const struct {

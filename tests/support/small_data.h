@@ -20,6 +20,7 @@ std::vector<Example> small_examples(size_t count, uint64_t seed, size_t longest 
 
 void write_jsonl(const std::string &path, const std::vector<Example> &examples);
 void write_csv(const std::string &path, const std::vector<Example> &examples);
+void write_tsv(const std::string &path, const std::vector<Example> &examples);
 // path/{train,test}/{pos,neg}/<n>.txt
 void write_folder(const std::string &path, const std::vector<Example> &train,
                   const std::vector<Example> &test);

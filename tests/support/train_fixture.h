@@ -13,7 +13,7 @@
 class TrainFixture : public testing::Test {
   protected:
     // 128 training examples in batches of 16: 8 steps per epoch.
-    static const uint64_t kStepsPerEpoch = 8;
+    static constexpr uint64_t kStepsPerEpoch = 8;
 
     void SetUp() override {
         write_jsonl(dir_.file("train.jsonl"), small_examples(128, 1));
