@@ -283,7 +283,8 @@ const struct option_row option_rows[] = {
      .help = "batches between two step events in history.jsonl; 0 = none", .commands = TRAIN,
      .group = GROUP_OUTPUT},
     {ROW("save-summary-steps", save_summary_steps, U64, "N", "100", FREE), FROM(0),
-     .help = "batches between two summaries; 0 = none", .commands = TRAIN, .group = GROUP_OUTPUT},
+     .help = "batches between two summaries in event files; this version writes no event files",
+     .commands = TRAIN, .group = GROUP_OUTPUT},
 
     {ROW("preempt-exit-code", preempt_exit_code, U64, "N", "75", FREE), RANGE(0, 255),
      .help = "after a stop signal and a good save", .commands = TRAIN, .group = GROUP_PREEMPTION},
