@@ -4,8 +4,8 @@
  *   full:    all examples permuted
  *   buffer:  tf.data's shuffle with a buffer of so many examples, drawn anew each epoch
  *   none:    base order
- *   window > 0: windows of that many examples (rounded up to a multiple of the batch size) are sorted
- *            by descending length (stable), cut into batches, and, unless shuffle is none, all
+ *   window > 0: windows of that many examples (rounded up to a multiple of the batch size) are
+ *            sorted by descending length (stable), cut into batches, and, unless shuffle is none, all
  *            batches of the epoch are permuted
  *   window 0: batches are cut in plain order
  * One short batch per epoch at most, which is trained. Inside a batch the sequences are sorted by

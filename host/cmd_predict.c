@@ -50,8 +50,7 @@ struct predict {
     char names[2][DATASET_LABEL_CAPACITY];
 };
 
-/* ---- collecting ---------------------------------------------------------------------------------
- */
+/* ---- collecting ------------------------------------------------------------------------------ */
 
 static enum status append_token(struct chunk *chunk, uint32_t id, struct error *err) {
     if (chunk->token_count == chunk->token_capacity) {
@@ -91,8 +90,7 @@ static bool is_full(const struct chunk *chunk) {
            chunk->token_count >= CHUNK_TOKENS;
 }
 
-/* ---- asking the model ---------------------------------------------------------------------------
- */
+/* ---- asking the model ------------------------------------------------------------------------ */
 
 /* The logits of the chunk's texts, by length in batches, put back in input order. */
 static enum status compute_logits(struct predict *predict, struct error *err) {
@@ -112,8 +110,7 @@ static enum status compute_logits(struct predict *predict, struct error *err) {
     return status;
 }
 
-/* ---- answering ----------------------------------------------------------------------------------
- */
+/* ---- answering ------------------------------------------------------------------------------- */
 
 static double probability(float logit) {
     return 1.0 / (1.0 + exp(-(double)logit));
@@ -190,8 +187,7 @@ static enum status answer_all(struct predict *predict, struct texts *texts, stru
     return STATUS_OK;
 }
 
-/* ---- the command --------------------------------------------------------------------------------
- */
+/* ---- the command ----------------------------------------------------------------------------- */
 
 /* neg and pos are shown as words; other names as they are in the data. */
 static void choose_names(struct predict *predict) {

@@ -52,8 +52,7 @@ static void train_close(struct train *train) {
     }
 }
 
-/* ---- preparation --------------------------------------------------------------------------------
- */
+/* ---- preparation ----------------------------------------------------------------------------- */
 
 static enum status choose_directory(struct train *train, struct error *err) {
     if (train->options.model_dir[0] != '\0') {
@@ -203,8 +202,7 @@ static void write_config(struct train *train) {
     text_free(&config);
 }
 
-/* ---- the end ------------------------------------------------------------------------------------
- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 static void say_how_to_go_on(const struct train *train) {
     fprintf(stderr, "Run the same command again to go on%s%s.\n",
@@ -260,8 +258,7 @@ static enum status run(struct train *train, int *exit_code, struct error *err) {
     return STATUS_OK;
 }
 
-/* ---- the command --------------------------------------------------------------------------------
- */
+/* ---- the command ----------------------------------------------------------------------------- */
 
 static enum status prepare(struct train *train, bool *nothing_to_do, struct error *err) {
     const struct options *options = &train->options;

@@ -9,8 +9,7 @@
 #include "host/corpus.h"
 #include "io/store.h"
 
-/* ---- devices ------------------------------------------------------------------------------------
- */
+/* ---- devices --------------------------------------------------------------------------------- */
 
 enum status loading_create_backend(const struct options *options, struct backend **out,
                                    struct error *err) {
@@ -26,8 +25,7 @@ enum status loading_create_backend(const struct options *options, struct backend
     return backend_cpu_create(&backend_options, out, err);
 }
 
-/* ---- what a checkpoint says ---------------------------------------------------------------------
- */
+/* ---- what a checkpoint says ------------------------------------------------------------------ */
 
 static const struct tensor_view *find(const struct checkpoint *checkpoint, const char *name) {
     return tensor_find(checkpoint->tensors, checkpoint->tensor_count, name);
@@ -235,8 +233,7 @@ enum status loading_upload(struct model *model, float *part, const char *prefix,
     return STATUS_OK;
 }
 
-/* ---- finding one --------------------------------------------------------------------------------
- */
+/* ---- finding one ----------------------------------------------------------------------------- */
 
 static void name_damage(void *context, const char *path, const char *reason) {
     (void)context;
@@ -306,8 +303,8 @@ static uint64_t size_asked(const struct options *options, const char *name, uint
     return options_given(options, name) ? asked : have;
 }
 
-/* Sizes, vocabulary and text rules are the checkpoint's; an option that says otherwise is a misfit, not
- * something to pass over. (tokenize may try out other text rules.) */
+/* Sizes, vocabulary and text rules are the checkpoint's; an option that says otherwise is a misfit,
+ * not something to pass over. (tokenize may try out other text rules.) */
 static enum status check_given(const struct options *options, const struct loaded *loaded,
                                struct error *err) {
     const struct model_shape *have = &loaded->shape;

@@ -73,8 +73,8 @@ MUST_USE enum status loading_shape(const struct checkpoint *checkpoint, const ch
                                    struct model_shape *out, struct error *err);
 
 /* Do the weights (with `moments` Adam's m and v too) have the shapes that sizes `want` ask for?
- * STATUS_MISFIT naming the first tensor that does not, both shapes, the options that differ and the two
- * ways out. */
+ * STATUS_MISFIT naming the first tensor that does not, both shapes, the options that differ and the
+ * two ways out. */
 MUST_USE enum status loading_check_fit(const struct checkpoint *checkpoint, const char *path,
                                        const struct model_shape *want, bool moments,
                                        struct error *err);

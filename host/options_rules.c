@@ -13,8 +13,8 @@ static unsigned level(const unsigned char *level_of, const char *name) {
     return level_of[index];
 }
 
-/* A flag goes before the environment, which goes before the file, also between options that exclude each
- * other; both at one level are refused by check_train. */
+/* A flag goes before the environment, which goes before the file, also between options that exclude
+ * each other; both at one level are refused by check_train. */
 static void settle_steps(struct options *options, const unsigned char *level_of) {
     unsigned steps = level(level_of, "steps"), max_steps = level(level_of, "max-steps");
     if (options->steps == 0 || options->max_steps == 0 || steps == max_steps) {

@@ -9,8 +9,7 @@
 #include "host/loading.h"
 #include "host/model.h"
 
-/* ---- which checkpoint ---------------------------------------------------------------------------
- */
+/* ---- which checkpoint ------------------------------------------------------------------------ */
 
 static void name_damage(void *context, const char *path, const char *reason) {
     (void)context;
@@ -37,7 +36,8 @@ static bool best_path(const char *directory, char path[FILE_PATH_CAPACITY]) {
            file_posix.stat(file_posix.context, path, &info) >= 0 && info.is_regular;
 }
 
-/* No checkpoint in the ring but a best model, which is a whole state too: never a fresh start over it. */
+/* No checkpoint in the ring but a best model, which is a whole state too: never a fresh start over
+ * it. */
 static enum status load_best_alone(const char *directory, struct resume *out, struct error *err) {
     char path[FILE_PATH_CAPACITY];
     if (!best_path(directory, path)) {
@@ -55,8 +55,8 @@ static enum status load_newest(struct store *store, struct resume *out, struct e
     return out->in_ring ? STATUS_OK : load_best_alone(directory, out, err);
 }
 
-/* The file that --resume names, if it lies in the directory: by its path, by its bare name, or behind a
- * symbolic link. False when it is from elsewhere. */
+/* The file that --resume names, if it lies in the directory: by its path, by its bare name, or
+ * behind a symbolic link. False when it is from elsewhere. */
 static bool own_file(const char *asked, const char *directory, char path[FILE_PATH_CAPACITY]) {
     char real[PATH_MAX];
     struct file_stat info;
@@ -69,8 +69,8 @@ static bool own_file(const char *asked, const char *directory, char path[FILE_PA
            file_posix.stat(file_posix.context, path, &info) >= 0;
 }
 
-/* A file of this directory: go back to it. Newer ones are moved away by the trainer, once it can start
- * from here. */
+/* A file of this directory: go back to it. Newer ones are moved away by the trainer, once it can
+ * start from here. */
 static enum status load_own_file(const char *path, struct resume *out, struct error *err) {
     TRY(load_file(path, out, err));
     uint64_t step;
@@ -116,8 +116,7 @@ enum status resume_find(const struct options *options, struct store *store, stru
     return STATUS_OK;
 }
 
-/* ---- does the model fit -------------------------------------------------------------------------
- */
+/* ---- does the model fit ---------------------------------------------------------------------- */
 
 /* --vocabulary-size counts as the size asked for when it differs from the one that the checkpoint
  * was made with; otherwise V is what the vocabulary in the checkpoint has. */
@@ -133,8 +132,7 @@ static uint32_t vocabulary_asked(const struct option_difference *differences, si
     return have->vocabulary;
 }
 
-/* ---- changed options ----------------------------------------------------------------------------
- */
+/* ---- changed options ------------------------------------------------------------------------- */
 
 static enum status judge(const struct option_difference *difference, const struct options *options,
                          struct error *err) {
@@ -238,8 +236,7 @@ enum status resume_check_data(const struct resume *resume, const struct options 
                              corpora->validation.fingerprint, resume, options, err);
 }
 
-/* ---- nothing left -------------------------------------------------------------------------------
- */
+/* ---- nothing left ---------------------------------------------------------------------------- */
 
 bool resume_already_there(const struct resume *resume, const struct options *options, char *text,
                           size_t capacity) {

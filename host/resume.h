@@ -40,9 +40,9 @@ struct resume {
 };
 
 /* Follow --resume: auto, never (STATUS_OUTPUT when the directory has checkpoints) or FILE (of this
- * directory: newer ones are superseded, by the trainer once it can start; from elsewhere: counts only while the
- * directory has none). Damaged checkpoints are named on stderr. STATUS_CORRUPT when there are some
- * and none verifies. */
+ * directory: newer ones are superseded, by the trainer once it can start; from elsewhere: counts
+ * only while the directory has none). Damaged checkpoints are named on stderr. STATUS_CORRUPT when
+ * there are some and none verifies. */
 MUST_USE enum status resume_find(const struct options *options, struct store *store,
                                  struct resume *out, struct error *err);
 

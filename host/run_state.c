@@ -6,8 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- the table ----------------------------------------------------------------------------------
- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 struct field {
     const char *name;
@@ -61,8 +60,7 @@ enum { HISTORY_COLUMNS = 4 };
 _Static_assert(sizeof(struct epoch_row) == HISTORY_COLUMNS * sizeof(double),
                "a row of the history is four doubles");
 
-/* ---- life ---------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 void run_state_init(struct run_state *state, uint64_t seed) {
     memset(state, 0, sizeof *state);
@@ -94,8 +92,7 @@ enum status run_state_add_row(struct run_state *state, const struct epoch_row *r
     return STATUS_OK;
 }
 
-/* ---- callbacks ----------------------------------------------------------------------------------
- */
+/* ---- callbacks ------------------------------------------------------------------------------- */
 
 struct early_stopping run_state_stopping(const struct run_state *state) {
     return (struct early_stopping){
@@ -135,8 +132,7 @@ void run_state_set_best(struct run_state *state, const struct best_tracker *best
     state->best_step = (int64_t)best->best_step;
 }
 
-/* ---- to and from tensors ------------------------------------------------------------------------
- */
+/* ---- to and from tensors --------------------------------------------------------------------- */
 
 size_t run_state_sources(struct run_state *state, struct snapshot_source *out) {
     for (size_t i = 0; i < FIELD_COUNT; i++) {

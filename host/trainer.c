@@ -7,8 +7,7 @@
 #include "host/signals.h"
 #include "host/trainer_internal.h"
 
-/* ---- one step -----------------------------------------------------------------------------------
- */
+/* ---- one step -------------------------------------------------------------------------------- */
 
 /* --checkpoint-filepath with an integer --save-freq (Keras: batches counted over epochs). */
 static enum status save_by_frequency(struct trainer *trainer, struct error *err) {
@@ -93,8 +92,7 @@ static enum status after_step(struct trainer *trainer, struct error *err) {
     return STATUS_OK;
 }
 
-/* ---- the end of an epoch ------------------------------------------------------------------------
- */
+/* ---- the end of an epoch --------------------------------------------------------------------- */
 
 static enum status validate(struct trainer *trainer, struct epoch_row *row, double *seconds,
                             struct error *err) {
@@ -203,8 +201,7 @@ static enum status end_epoch(struct trainer *trainer, struct error *err) {
     return STATUS_OK;
 }
 
-/* ---- the loop -----------------------------------------------------------------------------------
- */
+/* ---- the loop -------------------------------------------------------------------------------- */
 
 /* Has the run come to an end at this point? */
 static bool find_end(const struct trainer *trainer, enum trainer_end *end) {
@@ -270,8 +267,7 @@ static enum status loop(struct trainer *trainer, enum trainer_end *end, struct e
     return STATUS_OK;
 }
 
-/* ---- the end of the run -------------------------------------------------------------------------
- */
+/* ---- the end of the run ---------------------------------------------------------------------- */
 
 /* Keras 3 restores the best weights at the end of training, however it ended; a run that merely
  * pauses (signal, step limit) goes on later and keeps its last weights. */
@@ -315,9 +311,9 @@ static enum status finish(struct trainer *trainer, struct trainer_outcome *outco
     return status;
 }
 
-/* A run begins with its state in the ring. That also proves, before hours are spent, that the disk takes
- * checkpoints. Only then are newer ones moved away, where --resume went back: the directory is never
- * without a checkpoint to go on from. */
+/* A run begins with its state in the ring. That also proves, before hours are spent, that the disk
+ * takes checkpoints. Only then are newer ones moved away, where --resume went back: the directory
+ * is never without a checkpoint to go on from. */
 static enum status secure_start(struct trainer *trainer, struct error *err) {
     struct store *store = trainer->setup.store;
     bool durable = true;

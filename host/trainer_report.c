@@ -8,8 +8,7 @@
 #include "host/signals.h"
 #include "host/trainer_internal.h"
 
-/* ---- history lines ------------------------------------------------------------------------------
- */
+/* ---- history lines --------------------------------------------------------------------------- */
 
 /* History is a record, not the state: when it cannot be written training goes on, with one warning.
  */
@@ -161,8 +160,7 @@ void trainer_log_end(struct trainer *trainer, const struct trainer_outcome *outc
     write_line(trainer, &line);
 }
 
-/* ---- the end of the run on stderr ---------------------------------------------------------------
- */
+/* ---- the end of the run on stderr ------------------------------------------------------------ */
 
 /* A run that was resumed from elsewhere knows a best value whose file lies there. */
 static void report_best(struct trainer *trainer) {

@@ -6,8 +6,7 @@
 
 #include "host/trainer_internal.h"
 
-/* ---- what a checkpoint holds --------------------------------------------------------------------
- */
+/* ---- what a checkpoint holds ----------------------------------------------------------------- */
 
 static size_t add_part(struct trainer *trainer, const char *prefix, float *part,
                        struct snapshot_source *out) {
@@ -53,8 +52,7 @@ static size_t list_sources(struct trainer *trainer, struct snapshot_source *out)
     return n;
 }
 
-/* ---- asking for a save --------------------------------------------------------------------------
- */
+/* ---- asking for a save ----------------------------------------------------------------------- */
 
 static enum status add_target(struct save_request *request, const char *directory, const char *name,
                               bool ring, struct error *err) {
@@ -65,7 +63,8 @@ static enum status add_target(struct save_request *request, const char *director
     return STATUS_OK;
 }
 
-/* A path that cannot be made is a failed save like any other: said now, counted, and training goes on. */
+/* A path that cannot be made is a failed save like any other: said now, counted, and training goes
+ * on. */
 static void add_filepath(struct trainer *trainer, struct save_request *request,
                          const struct template_values *values) {
     const struct options *options = trainer->setup.options;
@@ -173,12 +172,11 @@ bool trainer_save_due(const struct trainer *trainer) {
            clock_monotonic_seconds() - trainer->last_save >= options->save_checkpoints_secs;
 }
 
-/* ---- what became of it --------------------------------------------------------------------------
- */
+/* ---- what became of it ----------------------------------------------------------------------- */
 
-/* No checkpoint may claim a best value that the best file does not hold. When publishing a best model
- * fails, the best value goes back to what is on disk, so that the next epoch has to beat that and not what
- * was lost; unless an even better model is on its way. */
+/* No checkpoint may claim a best value that the best file does not hold. When publishing a best
+ * model fails, the best value goes back to what is on disk, so that the next epoch has to beat that
+ * and not what was lost; unless an even better model is on its way. */
 static void settle_best_save(struct trainer *trainer, const struct save_result *result) {
     if (trainer->best_save_count == 0 || trainer->best_saves[0].id != result->id) {
         return;
@@ -238,8 +236,7 @@ enum status trainer_save_final(struct trainer *trainer, bool *durable, struct er
     return STATUS_OK;
 }
 
-/* ---- best weights -------------------------------------------------------------------------------
- */
+/* ---- best weights ---------------------------------------------------------------------------- */
 
 enum status trainer_swap_best(struct trainer *trainer, struct error *err) {
     struct model *model = trainer->model;

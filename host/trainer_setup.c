@@ -5,8 +5,7 @@
 
 #include "host/trainer_internal.h"
 
-/* ---- monitor and callbacks ----------------------------------------------------------------------
- */
+/* ---- monitor and callbacks ------------------------------------------------------------------- */
 
 static enum status choose_monitor(struct trainer *trainer, struct error *err) {
     const struct options *options = trainer->setup.options;
@@ -67,9 +66,9 @@ static enum status probe_output(const struct file_table *files, const char *path
     return STATUS_OK;
 }
 
-/* A template that cannot be filled, whose directory cannot be made, or whose file would be taken for
- * another one is refused before training. A directory that depends on the epoch is made when its time
- * comes. */
+/* A template that cannot be filled, whose directory cannot be made, or whose file would be taken
+ * for another one is refused before training. A directory that depends on the epoch is made when
+ * its time comes. */
 static enum status check_filepath(const struct trainer *trainer, struct error *err) {
     const struct options *options = trainer->setup.options;
     const char *path_template = options->checkpoint_filepath;
@@ -106,8 +105,7 @@ static enum status check_filepath(const struct trainer *trainer, struct error *e
     return STATUS_OK;
 }
 
-/* ---- the state at the beginning -----------------------------------------------------------------
- */
+/* ---- the state at the beginning -------------------------------------------------------------- */
 
 static enum status read_sums(struct trainer *trainer, struct error *err) {
     const struct checkpoint *from = trainer->setup.resumed;
@@ -190,8 +188,7 @@ static enum status begin_state(struct trainer *trainer, struct error *err) {
     return STATUS_OK;
 }
 
-/* ---- parts --------------------------------------------------------------------------------------
- */
+/* ---- parts ----------------------------------------------------------------------------------- */
 
 static enum status create_batcher(struct trainer *trainer, struct error *err) {
     const struct options *options = trainer->setup.options;

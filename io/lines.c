@@ -71,8 +71,8 @@ static enum status make_room(struct lines *lines, struct error *err) {
     return STATUS_OK;
 }
 
-/* One read. A pipe opened without waiting has nothing yet (EAGAIN), or, before its first writer came, looks
- * as if it had ended: then wait, in naps that a stop signal ends. */
+/* One read. A pipe opened without waiting has nothing yet (EAGAIN), or, before its first writer
+ * came, looks as if it had ended: then wait, in naps that a stop signal ends. */
 static ssize_t read_block(struct lines *lines, bool *stopped) {
     const struct timespec nap = {.tv_nsec = 10 * 1000 * 1000};
     for (;;) {

@@ -190,7 +190,8 @@ static bool has_vanished(const struct search *search) {
     return search->files->stat(search->files->context, search->path, &st) == -ENOENT;
 }
 
-/* A checkpoint says of which step it is; under another name it would be taken for what it is not. */
+/* A checkpoint says of which step it is; under another name it would be taken for what it is not.
+ * */
 static enum status read_entry(struct search *search, const struct store_entry *entry,
                               struct error *reason) {
     TRY(checkpoint_read_file(search->files, search->path, &search->found, reason));

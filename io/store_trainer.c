@@ -149,9 +149,10 @@ static enum status read_hints(struct store *store, struct error *err) {
 
 /* ---- open and close ---- */
 
-/* A process that died between creating a directory and syncing its parent leaves a directory that a power
- * cut can take away with everything in it. Whoever comes next cannot know, so the names on the way are made
- * durable before the first checkpoint. A parent that may not be opened is not ours: it was there before. */
+/* A process that died between creating a directory and syncing its parent leaves a directory that a
+ * power cut can take away with everything in it. Whoever comes next cannot know, so the names on
+ * the way are made durable before the first checkpoint. A parent that may not be opened is not
+ * ours: it was there before. */
 static enum status sync_way(const struct store *store, struct error *err) {
     char path[FILE_PATH_CAPACITY], parent[FILE_PATH_CAPACITY];
     snprintf(path, sizeof path, "%s", store->directory);

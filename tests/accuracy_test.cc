@@ -1,7 +1,9 @@
-// accuracy_test.cc - the whole program learns: the demo corpus, and real reviews where they are at hand.
+// accuracy_test.cc - the whole program learns: the demo corpus, and real reviews where they are at
+// hand.
 //
-// The IMDB reviews (Maas et al. 2011) are not part of the repository. CAIRN_IMDB names an archive of
-// aclImdb; by default ../shared/data/aclImdb.tar.zst beside the project. Without it the test is skipped.
+// The IMDB reviews (Maas et al. 2011) are not part of the repository. CAIRN_IMDB names an archive
+// of aclImdb; by default ../shared/data/aclImdb.tar.zst beside the project. Without it the test is
+// skipped.
 #include <archive.h>
 #include <archive_entry.h>
 #include <gtest/gtest.h>
@@ -16,8 +18,8 @@
 namespace {
 
 double evaluate(const std::string &model_dir, const std::string &data) {
-    Outcome outcome = run_cairn({"evaluate", "--data", data, "--model-dir", model_dir, "--checkpoint",
-                                 "best"});
+    Outcome outcome =
+        run_cairn({"evaluate", "--data", data, "--model-dir", model_dir, "--checkpoint", "best"});
     EXPECT_EQ(outcome.code, 0) << outcome.err;
     std::string accuracy = json_field(outcome.out, "accuracy");
     EXPECT_FALSE(accuracy.empty()) << outcome.out;
@@ -35,7 +37,8 @@ TEST(Accuracy, DemoPassesNinetyPercent) {
     EXPECT_GT(accuracy, 0.90);
 }
 
-// Unpack every tenth review (by the number in its name) below `target`; false when that is impossible.
+// Unpack every tenth review (by the number in its name) below `target`; false when that is
+// impossible.
 bool unpack_part(const std::string &archive_path, const std::string &target, int *count) {
     archive *in = archive_read_new();
     archive_read_support_format_tar(in);
@@ -69,8 +72,9 @@ std::string imdb_archive() {
     return given != nullptr ? given : CAIRN_SOURCE_DIR "/../shared/data/aclImdb.tar.zst";
 }
 
-// A tenth of IMDB, a larger learning rate than the recipe's: chance is 0.5, and when the test was written a
-// run of this length reached 0.7684 (AVX-512 kernels; other paths differ in their last bits).
+// A tenth of IMDB, a larger learning rate than the recipe's: chance is 0.5, and when the test was
+// written a run of this length reached 0.7684 (AVX-512 kernels; other paths differ in their last
+// bits).
 TEST(Accuracy, PartOfImdbIsLearned) {
     std::string archive_path = imdb_archive();
     if (!exists(archive_path)) {
@@ -80,8 +84,9 @@ TEST(Accuracy, PartOfImdbIsLearned) {
     int reviews = 0;
     ASSERT_TRUE(unpack_part(archive_path, dir.file("part"), &reviews));
     EXPECT_EQ(reviews, 5000);
-    Outcome train = run_cairn({"train", "--data", dir.file("part"), "--model-dir", dir.file("model"),
-                               "--learning-rate", "2e-3", "--epochs", "5", "--batch-size", "32"});
+    Outcome train =
+        run_cairn({"train", "--data", dir.file("part"), "--model-dir", dir.file("model"),
+                   "--learning-rate", "2e-3", "--epochs", "5", "--batch-size", "32"});
     ASSERT_EQ(train.code, 0) << train.err;
     double accuracy = evaluate(dir.file("model"), dir.file("part"));
     printf("accuracy on 2,500 test reviews: %.4f\n", accuracy);

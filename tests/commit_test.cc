@@ -482,7 +482,8 @@ TEST_P(CommitFaults, AfterAFaultAtTheNthCallForAllNTheOldOrTheNewIsThere) {
     fault_everywhere(false, [](Story *story) { story->resume(); });
 }
 
-// From nothing: the directory is made, its name synced above it, and the first saves are made in it.
+// From nothing: the directory is made, its name synced above it, and the first saves are made in
+// it.
 TEST_P(CommitFaults, AfterAFaultAtTheNthCallOfAFreshRunForAllNWhatWasSavedIsThere) {
     fault_everywhere(true, [](Story *story) {
         story->process({{0, false}, {10, true}, {20, false}});

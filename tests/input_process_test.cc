@@ -1,5 +1,5 @@
-// input_process_test.cc - what the program is handed from outside: pipes in the place of files, options that
-// contradict a checkpoint, weights that are no numbers, names that lie.
+// input_process_test.cc - what the program is handed from outside: pipes in the place of files,
+// options that contradict a checkpoint, weights that are no numbers, names that lie.
 #include <signal.h>
 #include <sys/stat.h>
 

@@ -1,5 +1,5 @@
-// Global norm and Adam of the CPU backend against their formulas in double precision, with every instruction
-// set that this processor has.
+// Global norm and Adam of the CPU backend against their formulas in double precision, with every
+// instruction set that this processor has.
 #include <gtest/gtest.h>
 
 #include <cmath>

@@ -11,7 +11,7 @@
 namespace {
 
 class RunState : public testing::Test {
-protected:
+  protected:
     void SetUp() override {
         run_state_init(&state_, 77);
         run_state_init(&restored_, 0);
@@ -44,8 +44,8 @@ protected:
             static_cast<std::string *>(context)->append(static_cast<const char *>(data), size);
             return STATUS_OK;
         };
-        enum status status = checkpoint_encode(encoder, views.data(), views.size(), nullptr, 0, sink,
-                                               &bytes, nullptr, nullptr, &err_);
+        enum status status = checkpoint_encode(encoder, views.data(), views.size(), nullptr, 0,
+                                               sink, &bytes, nullptr, nullptr, &err_);
         checkpoint_encoder_free(encoder);
         ASSERT_EQ(status, STATUS_OK) << err_.message;
         ASSERT_EQ(checkpoint_decode(bytes.data(), bytes.size(), &checkpoint_, &err_), STATUS_OK)
@@ -57,8 +57,8 @@ protected:
     error err_ = {};
 };
 
-// Every byte of the struct up to the rows is a field: fill them with values of their own and compare the
-// bytes, so that a field which the table forgets is found.
+// Every byte of the struct up to the rows is a field: fill them with values of their own and
+// compare the bytes, so that a field which the table forgets is found.
 TEST_F(RunState, EveryFieldComesBack) {
     constexpr size_t field_bytes = offsetof(run_state, rows);
     for (size_t at = 0; at < field_bytes; at += 8) {
