@@ -86,25 +86,23 @@ enum status loading_read_text(const struct checkpoint *checkpoint, const char *p
 
 /* A size that fits the model's 32-bit letters. */
 static enum status read_size(const struct checkpoint *checkpoint, const char *path,
-                             const char *name, uint32_t axis, uint32_t divisor, uint32_t *out,
-                             struct error *err) {
+                             const char *name, uint32_t axis, uint32_t *out, struct error *err) {
     const struct tensor_view *tensor = find(checkpoint, name);
     CHECK(tensor != NULL, err, STATUS_MISFIT, "%s: tensor %s is missing: not a model of this kind",
           path, name);
     uint64_t size = axis < tensor->rank ? tensor->shape[axis] : 0;
-    CHECK(tensor->dtype == DTYPE_F32 && tensor->rank == 2 && size > 0 && size % divisor == 0 &&
-              size / divisor <= INT32_MAX,
-          err, STATUS_MISFIT, "%s: tensor %s has no usable shape", path, name);
-    *out = (uint32_t)(size / divisor);
+    CHECK(tensor->dtype == DTYPE_F32 && tensor->rank == 2 && size > 0 && size <= INT32_MAX, err,
+          STATUS_MISFIT, "%s: tensor %s has no usable shape", path, name);
+    *out = (uint32_t)size;
     return STATUS_OK;
 }
 
 enum status loading_shape(const struct checkpoint *checkpoint, const char *path,
                           struct model_shape *out, struct error *err) {
-    TRY(read_size(checkpoint, path, "embedding.weight", 0, 1, &out->vocabulary, err));
-    TRY(read_size(checkpoint, path, "embedding.weight", 1, 1, &out->embedding, err));
-    TRY(read_size(checkpoint, path, "lstm.weight_hh_l0", 1, 1, &out->hidden, err));
-    TRY(read_size(checkpoint, path, "dense.weight", 0, 1, &out->dense, err));
+    TRY(read_size(checkpoint, path, "embedding.weight", 0, &out->vocabulary, err));
+    TRY(read_size(checkpoint, path, "embedding.weight", 1, &out->embedding, err));
+    TRY(read_size(checkpoint, path, "lstm.weight_hh_l0", 1, &out->hidden, err));
+    TRY(read_size(checkpoint, path, "dense.weight", 0, &out->dense, err));
     struct model_layout layout;
     TRY(model_layout_make(out, &layout, err));
     for (size_t i = 0; i < MODEL_TENSORS; i++) {
@@ -155,8 +153,7 @@ static enum status check_tensor(const struct checkpoint *checkpoint, const char 
               memcmp(have->shape, want->shape, sizeof have->shape) == 0,
           err, STATUS_MISFIT,
           "%s does not fit the model asked for: tensor %s has shape %s there, %s here (%s). Either "
-          "ask "
-          "for the old value, or choose another --model-dir for the new model",
+          "ask for the old value, or choose another --model-dir for the new model",
           path, name, tensor_shape_text(have, have_text, sizeof have_text),
           tensor_shape_text(want, want_text, sizeof want_text), options);
     return STATUS_OK;
@@ -235,7 +232,7 @@ enum status loading_upload(struct model *model, float *part, const char *prefix,
 
 /* ---- finding one ----------------------------------------------------------------------------- */
 
-static void name_damage(void *context, const char *path, const char *reason) {
+void loading_name_damage(void *context, const char *path, const char *reason) {
     (void)context;
     fprintf(stderr, "Warning: checkpoint %s is damaged and passed over: %s\n", path, reason);
 }
@@ -258,8 +255,8 @@ static enum status open_checkpoint(const struct options *options, struct loaded 
               STATUS_USAGE, "--model-dir: the path is too long");
         return checkpoint_read_file(&file_posix, out->path, &out->checkpoint, err);
     }
-    return store_load_newest(&file_posix, options->model_dir, name_damage, NULL, &out->checkpoint,
-                             out->path, err);
+    return store_load_newest(&file_posix, options->model_dir, loading_name_damage, NULL,
+                             &out->checkpoint, out->path, err);
 }
 
 /* Initial weights: the sizes are the options' defaults, the vocabulary is given or learned. */

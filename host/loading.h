@@ -103,6 +103,9 @@ MUST_USE enum status loading_create_backend(const struct options *options, struc
 /* Does the file `path` lie directly in `directory`, whatever way either is written? */
 bool loading_lies_in(const char *path, const char *directory);
 
+/* A store_damage_callback: names the checkpoint that is passed over on stderr. */
+void loading_name_damage(void *context, const char *path, const char *reason);
+
 void loading_close(struct loaded *loaded);
 
 #ifdef __cplusplus

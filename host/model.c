@@ -461,9 +461,14 @@ enum status model_capture_best(struct model *model, struct error *err) {
                                   err);
 }
 
-enum status model_restore_best(struct model *model, struct error *err) {
-    assert(model->best != NULL);
-    return model->be->table->copy(model->be, model->weights, model->best,
-                                  model->layout.part_floats * sizeof(float), BACKEND_STREAM_COMPUTE,
-                                  err);
+enum status model_swap_best(struct model *model, struct error *err) {
+    assert(model->best != NULL && model->gradients != NULL);
+    const struct backend_table *table = model->be->table;
+    size_t bytes = model->layout.part_floats * sizeof(float);
+    /* The gradients are free between steps; three copies in stream order make the swap. */
+    TRY(table->copy(model->be, model->gradients, model->weights, bytes, BACKEND_STREAM_COMPUTE,
+                    err));
+    TRY(table->copy(model->be, model->weights, model->best, bytes, BACKEND_STREAM_COMPUTE, err));
+    return table->copy(model->be, model->best, model->gradients, bytes, BACKEND_STREAM_COMPUTE,
+                       err);
 }

@@ -122,9 +122,9 @@ MUST_USE enum status model_read_sums(struct model *model, struct pass_sums *out,
 MUST_USE enum status model_write_sums(struct model *model, const struct pass_sums *sums,
                                       struct error *err);
 
-/* weights -> best, best -> weights (device copies in stream order). */
+/* weights -> best; weights <-> best, between steps (device copies in stream order). */
 MUST_USE enum status model_capture_best(struct model *model, struct error *err);
-MUST_USE enum status model_restore_best(struct model *model, struct error *err);
+MUST_USE enum status model_swap_best(struct model *model, struct error *err);
 
 #ifdef __cplusplus
 }

@@ -11,11 +11,6 @@
 
 /* ---- which checkpoint ------------------------------------------------------------------------ */
 
-static void name_damage(void *context, const char *path, const char *reason) {
-    (void)context;
-    fprintf(stderr, "Warning: checkpoint %s is damaged and passed over: %s\n", path, reason);
-}
-
 static enum status count_checkpoints(const char *directory, size_t *count, struct error *err) {
     struct store_list list = {0};
     TRY(store_scan(&file_posix, directory, &list, err));
@@ -49,8 +44,8 @@ static enum status load_best_alone(const char *directory, struct resume *out, st
 
 static enum status load_newest(struct store *store, struct resume *out, struct error *err) {
     const char *directory = store_directory(store);
-    TRY(store_load_newest(&file_posix, directory, name_damage, NULL, &out->checkpoint, out->path,
-                          err));
+    TRY(store_load_newest(&file_posix, directory, loading_name_damage, NULL, &out->checkpoint,
+                          out->path, err));
     out->in_ring = out->checkpoint != NULL;
     return out->in_ring ? STATUS_OK : load_best_alone(directory, out, err);
 }

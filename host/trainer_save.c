@@ -239,14 +239,7 @@ enum status trainer_save_final(struct trainer *trainer, bool *durable, struct er
 /* ---- best weights ---------------------------------------------------------------------------- */
 
 enum status trainer_swap_best(struct trainer *trainer, struct error *err) {
-    struct model *model = trainer->model;
-    const struct backend_table *table = model->be->table;
-    size_t bytes = model->layout.part_floats * sizeof(float);
-    /* The gradients are free between steps; three copies in stream order make the swap. */
-    TRY(table->copy(model->be, model->gradients, model->weights, bytes, BACKEND_STREAM_COMPUTE,
-                    err));
-    TRY(table->copy(model->be, model->weights, model->best, bytes, BACKEND_STREAM_COMPUTE, err));
-    TRY(table->copy(model->be, model->best, model->gradients, bytes, BACKEND_STREAM_COMPUTE, err));
+    TRY(model_swap_best(trainer->model, err));
     trainer->state.restored_best = !trainer->state.restored_best;
     trainer->state_version++;
     return STATUS_OK;
