@@ -24,19 +24,32 @@ packages_install || exit 1
 packages_check_cmake || exit 1
 echo "everything is there"
 
+# The CUDA backend takes minutes to compile, so only where a device can run it.
+cuda=off
+if [ ! -e /dev/nvidia0 ] && ! nvidia-smi -L >/dev/null 2>&1; then
+    echo "no NVIDIA GPU: building for the CPU"
+elif ! command -v nvcc >/dev/null && [ ! -x /usr/local/cuda/bin/nvcc ]; then
+    echo "an NVIDIA GPU, but no CUDA toolkit (nvcc): building for the CPU"
+else
+    cuda=auto
+    echo "an NVIDIA GPU and a CUDA toolkit: building the CUDA backend too, if all that it needs is there"
+fi
+
 say "Building into ./build (Release)"
 build_log=$(mktemp)
 trap 'rm -f "$build_log"' EXIT
 build() {
-    cmake -S . -B build -DCMAKE_BUILD_TYPE=Release -DCAIRN_SANITIZE= -DCAIRN_TESTS=OFF &&
+    cmake -S . -B build -DCMAKE_BUILD_TYPE=Release -DCAIRN_SANITIZE= -DCAIRN_TESTS=OFF \
+        -DCAIRN_CUDA="$cuda" &&
         cmake --build build --parallel "$(nproc)"
 }
-echo "\$ cmake -S . -B build && cmake --build build"
+echo "\$ cmake -S . -B build -DCAIRN_CUDA=$cuda && cmake --build build"
 if ! build >"$build_log" 2>&1 </dev/null; then
     tail -n 40 "$build_log" >&2
     fail "the build (its last lines are above)"
 fi
 echo "built: build/cairn"
+grep -m 1 '^--   CUDA ' "$build_log" | sed 's/^-- *//'
 
 # ---- the main job ----
 

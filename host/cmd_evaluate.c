@@ -83,11 +83,13 @@ static enum status load_corpus(const struct options *options, const struct loade
 enum status cmd_evaluate(const struct options *options, int *exit_code, struct error *err) {
     (void)exit_code;
     CHECK(options->data[0] != '\0', err, STATUS_USAGE, "--data PATH is missing");
-    struct backend *be;
-    TRY(loading_create_backend(options, &be, err));
+    struct backend *be = NULL;
     struct loaded loaded = {0};
     struct corpus corpus = {0};
     enum status status = loading_open(options, &loaded, err);
+    if (status == STATUS_OK) {
+        status = loading_create_backend(options, loaded.shape.hidden, &be, err);
+    }
     if (status == STATUS_OK) {
         status = load_corpus(options, &loaded, &corpus, err);
     }
@@ -96,6 +98,8 @@ enum status cmd_evaluate(const struct options *options, int *exit_code, struct e
     }
     corpus_free(&corpus);
     loading_close(&loaded);
-    be->table->free(be);
+    if (be != NULL) {
+        be->table->free(be);
+    }
     return status;
 }

@@ -23,8 +23,7 @@ enum {
     CHUNK_TEXTS = 4096,
     CHUNK_TEXT_BYTES = 8 << 20,
     CHUNK_TOKENS = 1 << 20,
-    LONGEST =
-        DATASET_TEXT_BYTES_MAX / 2 + 1 /* tokens of a longest text: letter, space, letter... */
+    BATCH_TOKENS = 1 << 17 /* of a forward pass, unless one text is longer */
 };
 
 struct chunk {
@@ -92,6 +91,25 @@ static bool is_full(const struct chunk *chunk) {
 
 /* ---- asking the model ------------------------------------------------------------------------ */
 
+/* A model with room for the longest text of the chunk: nearly always the first one stays, and a
+ * device's memory need not hold the longest text that could be. */
+static enum status make_room(struct predict *predict, struct error *err) {
+    const struct chunk *chunk = &predict->chunk;
+    uint64_t longest = BATCH_TOKENS;
+    for (size_t i = 0; i < chunk->count; i++) {
+        uint64_t length = chunk->first[i + 1] - chunk->first[i];
+        longest = length > longest ? length : longest;
+    }
+    if (predict->model != NULL && longest <= predict->model->options.limits.longest) {
+        return STATUS_OK;
+    }
+    model_free(predict->model);
+    predict->model = NULL;
+    struct batch_limits limits = {
+        .sequences = EVALUATOR_BATCH, .total_tokens = longest, .longest = (uint32_t)longest};
+    return loading_create_model(&predict->loaded, predict->be, &limits, &predict->model, err);
+}
+
 /* The logits of the chunk's texts, by length in batches, put back in input order. */
 static enum status compute_logits(struct predict *predict, struct error *err) {
     struct chunk *chunk = &predict->chunk;
@@ -104,6 +122,7 @@ static enum status compute_logits(struct predict *predict, struct error *err) {
         .examples = chunk->count,
     };
     struct evaluator *evaluator;
+    TRY(make_room(predict, err));
     TRY(evaluator_create(predict->model, &corpus, chunk->count, &evaluator, err));
     enum status status = evaluator_logits(evaluator, chunk->logits, err);
     evaluator_free(evaluator);
@@ -206,16 +225,13 @@ static bool is_regular(const char *path) {
 }
 
 static enum status predict_open(struct predict *predict, struct error *err) {
-    TRY(loading_create_backend(predict->options, &predict->be, err));
     TRY(loading_open(predict->options, &predict->loaded, err));
+    TRY(loading_create_backend(predict->options, predict->loaded.shape.hidden, &predict->be, err));
     tokenizer_init(&predict->tokenizer, predict->loaded.rules.strip_html);
     choose_names(predict);
     predict->answers_at_once = !is_regular(predict->options->file);
-    /* A forward pass keeps nothing per token, so room for the longest text costs next to nothing.
-     */
-    struct batch_limits limits = {
-        .sequences = EVALUATOR_BATCH, .total_tokens = LONGEST, .longest = LONGEST};
-    return loading_create_model(&predict->loaded, predict->be, &limits, &predict->model, err);
+    /* Made before the first text is read, so that a checkpoint that does not fit says so at once. */
+    return make_room(predict, err);
 }
 
 static void predict_close(struct predict *predict) {

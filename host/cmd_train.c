@@ -264,7 +264,7 @@ static enum status prepare(struct train *train, bool *nothing_to_do, struct erro
     const struct options *options = &train->options;
     CHECK(options->data[0] != '\0', err, STATUS_USAGE,
           "--data PATH is missing: a folder, an archive, a .csv, .tsv or .jsonl file, or 'demo'");
-    TRY(loading_create_backend(options, &train->be, err));
+    TRY(loading_create_backend(options, options->hidden_size, &train->be, err));
     TRY(choose_directory(train, err));
     TRY(open_store(train, err));
     TRY(resume_find(options, train->store, &train->resume, err));

@@ -11,18 +11,53 @@
 
 /* ---- devices --------------------------------------------------------------------------------- */
 
-enum status loading_create_backend(const struct options *options, struct backend **out,
-                                   struct error *err) {
+/* What is asked for and absent is an error, never a silent fallback. */
+static enum status check_cpu(const struct options *options, struct error *err) {
     CHECK(strcmp(options->precision, "fp32") == 0, err, STATUS_DEVICE,
-          "--precision %s: this build computes in fp32 only", options->precision);
-    CHECK(strncmp(options->device, "cuda", 4) != 0, err, STATUS_DEVICE,
-          "--device %s: this build has no CUDA backend; --device cpu runs everywhere",
-          options->device);
+          "--precision %s: the CPU kernels compute in fp32 only", options->precision);
+    CHECK(strcmp(options->lstm, "auto") == 0, err, STATUS_DEVICE,
+          "--lstm %s chooses between kernels of a GPU, and the CPU is what is used here; leave it "
+          "out, or pass --device cuda",
+          options->lstm);
+    return STATUS_OK;
+}
+
+static enum status check_cuda(const struct options *options, struct error *err) {
+    CHECK(strcmp(options->isa, "auto") == 0, err, STATUS_DEVICE,
+          "--isa %s chooses a path of the CPU, and --device %s is asked for; leave one of them out",
+          options->isa, options->device);
+    return STATUS_OK;
+}
+
+/* `auto` is a GPU where one can be used, unless the user pins a path of the CPU. */
+static bool wants_cuda(const struct options *options) {
+    if (strcmp(options->device, "auto") == 0) {
+        return strcmp(options->isa, "auto") == 0 && backend_cuda_available();
+    }
+    return strncmp(options->device, "cuda", 4) == 0;
+}
+
+enum status loading_create_backend(const struct options *options, uint64_t hidden,
+                                   struct backend **out, struct error *err) {
+    const char *ordinal = strchr(options->device, ':');
     struct backend_options backend_options = {
         .threads = (uint32_t)options->threads,
         .isa = options->isa,
+        .device = ordinal != NULL ? (uint32_t)strtoul(ordinal + 1, NULL, 10) : 0,
+        .hidden = (uint32_t)hidden,
+        .lstm = options->lstm,
+        .precision = options->precision,
+        .graph = strcmp(options->cuda_graph, "on") == 0,
     };
-    return backend_cpu_create(&backend_options, out, err);
+    if (!wants_cuda(options)) {
+        TRY(check_cpu(options, err));
+        return backend_cpu_create(&backend_options, out, err);
+    }
+    TRY(check_cuda(options, err));
+    if (backend_cuda_create(&backend_options, out, err) != STATUS_OK) {
+        return error_prefix(err, STATUS_DEVICE, "--device %s", options->device);
+    }
+    return STATUS_OK;
 }
 
 /* ---- what a checkpoint says ------------------------------------------------------------------ */

@@ -95,10 +95,11 @@ MUST_USE enum status loading_create_model(const struct loaded *loaded, struct ba
                                           const struct batch_limits *limits, struct model **out,
                                           struct error *err);
 
-/* The backend that --device, --threads, --isa and --precision ask for. STATUS_DEVICE for what this
- * build or machine lacks. The caller calls be->table->free. */
-MUST_USE enum status loading_create_backend(const struct options *options, struct backend **out,
-                                            struct error *err);
+/* The backend that --device, --threads, --isa, --lstm, --cuda-graph and --precision ask for, for a
+ * model of hidden size `hidden`. STATUS_DEVICE for what this build or machine lacks. The caller calls
+ * be->table->free. */
+MUST_USE enum status loading_create_backend(const struct options *options, uint64_t hidden,
+                                            struct backend **out, struct error *err);
 
 /* Does the file `path` lie directly in `directory`, whatever way either is written? */
 bool loading_lies_in(const char *path, const char *directory);

@@ -39,7 +39,7 @@ static void print_usage(FILE *out) {
 }
 
 static void print_version(void) {
-    printf("cairn %s\nbackends: cpu\ninstruction sets:", CAIRN_VERSION);
+    printf("cairn %s\nbackends: cpu, %s\ninstruction sets:", CAIRN_VERSION, backend_cuda_build());
     for (const char *const *name = backend_cpu_isa_names(); *name != NULL; name++) {
         printf(" %s", *name);
     }

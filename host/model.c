@@ -8,9 +8,6 @@
 
 #include "host/base/rng.h"
 
-/* Adam's constants, as Keras has them. */
-static const double adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-7;
-
 /* ---- layout ---- */
 
 /* Indices of the tensors in the layout. Those of one direction follow each other. */
@@ -141,10 +138,36 @@ static enum status allocate_state(struct model *model, struct error *err) {
     return STATUS_OK;
 }
 
+_Static_assert(sizeof(struct step_inputs) <= MODEL_FIRST_AT, "the sizes come before the offsets");
+
+static size_t align_up(size_t bytes) {
+    return (bytes + 63) / 64 * 64;
+}
+
+/* The region that a batch travels to, and the slots that it travels from. */
+static enum status allocate_slots(struct model *model, struct error *err) {
+    const struct backend_table *table = model->be->table;
+    size_t B = model->options.limits.sequences;
+    model->length_at = MODEL_FIRST_AT + align_up(B * sizeof(uint64_t));
+    model->label_at = model->length_at + align_up(B * sizeof(uint32_t));
+    model->upload_bytes = model->label_at + align_up(B);
+    TRY(allocate(model, model->upload_bytes, &model->batch_device, "a batch", err));
+    for (size_t i = 0; i < MODEL_STEPS_AHEAD; i++) {
+        struct model_slot *slot = &model->slots[i];
+        void *memory;
+        TRY(table->host_alloc(model->be, model->upload_bytes + sizeof *slot->sums, &memory, err));
+        slot->upload = memory;
+        slot->sums = (struct pass_sums *)(void *)(slot->upload + model->upload_bytes);
+        TRY(table->event_create(model->be, &slot->done, err));
+    }
+    return STATUS_OK;
+}
+
 static enum status allocate_batch(struct model *model, struct error *err) {
     const struct batch_limits *limits = &model->options.limits;
     size_t B = limits->sequences, H = model->shape.hidden;
-    size_t workspace = model->be->table->workspace_bytes(model->be, &model->shape, limits);
+    size_t workspace;
+    TRY(model->be->table->workspace_bytes(model->be, &model->shape, limits, &workspace, err));
     TRY(allocate(model, B * 2 * H * sizeof(float), &model->final_state, "final states", err));
     TRY(allocate(model, B * sizeof(float), &model->logits, "logits", err));
     TRY(allocate(model, B * sizeof(double), &model->losses, "losses", err));
@@ -156,12 +179,7 @@ static enum status allocate_batch(struct model *model, struct error *err) {
         TRY(allocate(model, sizeof(float), &model->scale, "the gradient's scale", err));
         TRY(allocate(model, sizeof(double), &model->norm, "the gradient's norm", err));
     }
-    if (!model->be->unified_memory) {
-        TRY(allocate(model, B * sizeof(uint64_t), &model->first_device, "offsets", err));
-        TRY(allocate(model, B * sizeof(uint32_t), &model->length_device, "lengths", err));
-        TRY(allocate(model, B, &model->label_device, "labels", err));
-    }
-    return STATUS_OK;
+    return model->be->unified_memory ? STATUS_OK : allocate_slots(model, err);
 }
 
 enum status model_create(struct backend *be, const struct model_shape *shape,
@@ -193,12 +211,21 @@ void model_free(struct model *model) {
     if (model == NULL) {
         return;
     }
-    void *const memory[] = {model->state,        model->gradients,     model->final_state,
-                            model->logits,       model->d_final_state, model->losses,
-                            model->scale,        model->norm,          model->workspace,
-                            model->first_device, model->length_device, model->label_device};
+    const struct backend_table *table = model->be->table;
+    /* Steps may still be under way; what they report no longer matters. */
+    (void)table->stream_synchronize(model->be, BACKEND_STREAM_COMPUTE, NULL);
+    table->recording_free(model->be, model->recording);
+    for (size_t i = 0; i < MODEL_STEPS_AHEAD; i++) {
+        table->host_free(model->be, model->slots[i].upload);
+        if (model->slots[i].done != NULL) {
+            table->event_free(model->be, model->slots[i].done);
+        }
+    }
+    void *const memory[] = {
+        model->state,  model->gradients, model->final_state, model->logits,    model->d_final_state,
+        model->losses, model->scale,     model->norm,        model->workspace, model->batch_device};
     for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++) {
-        model->be->table->device_free(model->be, memory[i]);
+        table->device_free(model->be, memory[i]);
     }
     free(model);
 }
@@ -322,153 +349,4 @@ enum status model_initialise(struct model *model, uint64_t seed, struct error *e
     }
     free(values);
     return status;
-}
-
-/* ---- steps ---- */
-
-/* The batch as the backend wants it: with offsets, lengths and labels in device memory. */
-static enum status place_batch(struct model *model, const struct batch_view *batch,
-                               struct batch_view *out, struct error *err) {
-    assert(batch->sequences > 0 && batch->sequences <= model->options.limits.sequences);
-    assert(batch->total_tokens <= model->options.limits.total_tokens);
-    *out = *batch;
-    if (model->be->unified_memory) {
-        return STATUS_OK;
-    }
-    const struct backend_table *table = model->be->table;
-    size_t B = batch->sequences;
-    TRY(table->copy(model->be, model->first_device, batch->first, B * sizeof *batch->first,
-                    BACKEND_STREAM_COMPUTE, err));
-    TRY(table->copy(model->be, model->length_device, batch->length, B * sizeof *batch->length,
-                    BACKEND_STREAM_COMPUTE, err));
-    if (batch->label != NULL) {
-        TRY(table->copy(model->be, model->label_device, batch->label, B, BACKEND_STREAM_COMPUTE,
-                        err));
-        out->label = model->label_device;
-    }
-    out->first = model->first_device;
-    out->length = model->length_device;
-    return STATUS_OK;
-}
-
-static struct lstm_args lstm_args_of(struct model *model, const struct batch_view *batch,
-                                     bool training) {
-    struct lstm_args args = {.shape = model->shape,
-                             .batch = *batch,
-                             .weights = model_weights_at(model, model->weights),
-                             .final_state = model->final_state,
-                             .d_final_state = model->d_final_state,
-                             .workspace = model->workspace,
-                             .training = training};
-    if (training) {
-        args.gradients = model_weights_at(model, model->gradients);
-    }
-    return args;
-}
-
-static struct head_args head_args_of(struct model *model, const struct lstm_args *lstm,
-                                     struct pass_sums *sums) {
-    return (struct head_args){.shape = model->shape,
-                              .batch = lstm->batch,
-                              .weights = lstm->weights,
-                              .gradients = lstm->gradients,
-                              .final_state = model->final_state,
-                              .d_final_state = model->d_final_state,
-                              .logits = model->logits,
-                              .losses = lstm->batch.label != NULL ? model->losses : NULL,
-                              .sums = sums,
-                              .workspace = model->workspace,
-                              .training = lstm->training};
-}
-
-static enum status compute_gradients(struct model *model, const struct batch_view *batch,
-                                     struct pass_sums *sums, struct error *err) {
-    assert(model->options.training && batch->label != NULL);
-    struct batch_view placed;
-    TRY(place_batch(model, batch, &placed, err));
-    const struct backend_table *table = model->be->table;
-    struct lstm_args lstm = lstm_args_of(model, &placed, true);
-    struct head_args head = head_args_of(model, &lstm, sums);
-    TRY(table->lstm_forward(model->be, &lstm, err));
-    TRY(table->head_forward_backward(model->be, &head, err));
-    TRY(table->lstm_backward(model->be, &lstm, err));
-    return table->embedding_grad(model->be, &lstm, err);
-}
-
-enum status model_gradients(struct model *model, const struct batch_view *batch,
-                            struct error *err) {
-    return compute_gradients(model, batch, NULL, err);
-}
-
-enum status model_train_step(struct model *model, const struct batch_view *batch, uint64_t step,
-                             struct error *err) {
-    TRY(compute_gradients(model, batch, model->sums, err));
-    const struct backend_table *table = model->be->table;
-    bool clip = model->options.clip_norm > 0.0;
-    if (clip) {
-        struct norm_args norm = {.gradients = model->gradients,
-                                 .count = model->layout.parameters,
-                                 .clip_norm = model->options.clip_norm,
-                                 .scale = model->scale,
-                                 .norm = model->norm};
-        TRY(table->global_norm(model->be, &norm, err));
-    }
-    struct adam_args adam = {.parameters = model->weights,
-                             .m = model->m,
-                             .v = model->v,
-                             .gradients = model->gradients,
-                             .count = model->layout.parameters,
-                             .scale = clip ? model->scale : NULL,
-                             .learning_rate = model->options.learning_rate,
-                             .beta1 = adam_beta1,
-                             .beta2 = adam_beta2,
-                             .epsilon = adam_epsilon,
-                             .step = step};
-    return table->adam_step(model->be, &adam, err);
-}
-
-enum status model_forward(struct model *model, const struct batch_view *batch, float *logits_host,
-                          double *losses_host, struct error *err) {
-    struct batch_view placed;
-    TRY(place_batch(model, batch, &placed, err));
-    const struct backend_table *table = model->be->table;
-    struct lstm_args lstm = lstm_args_of(model, &placed, false);
-    struct head_args head = head_args_of(model, &lstm, NULL);
-    TRY(table->lstm_forward(model->be, &lstm, err));
-    TRY(table->head_forward_backward(model->be, &head, err));
-    size_t B = batch->sequences;
-    if (losses_host != NULL && batch->label != NULL) {
-        TRY(table->copy(model->be, losses_host, model->losses, B * sizeof *losses_host,
-                        BACKEND_STREAM_COMPUTE, err));
-    }
-    return model_download(model, logits_host, model->logits, B * sizeof *logits_host, err);
-}
-
-/* ---- sums and best weights ---- */
-
-enum status model_read_sums(struct model *model, struct pass_sums *out, struct error *err) {
-    return model_download(model, out, model->sums, sizeof *out, err);
-}
-
-enum status model_write_sums(struct model *model, const struct pass_sums *sums, struct error *err) {
-    return model_upload(model, model->sums, sums, sizeof *sums, err);
-}
-
-enum status model_capture_best(struct model *model, struct error *err) {
-    assert(model->best != NULL);
-    return model->be->table->copy(model->be, model->best, model->weights,
-                                  model->layout.part_floats * sizeof(float), BACKEND_STREAM_COMPUTE,
-                                  err);
-}
-
-enum status model_swap_best(struct model *model, struct error *err) {
-    assert(model->best != NULL && model->gradients != NULL);
-    const struct backend_table *table = model->be->table;
-    size_t bytes = model->layout.part_floats * sizeof(float);
-    /* The gradients are free between steps; three copies in stream order make the swap. */
-    TRY(table->copy(model->be, model->gradients, model->weights, bytes, BACKEND_STREAM_COMPUTE,
-                    err));
-    TRY(table->copy(model->be, model->weights, model->best, bytes, BACKEND_STREAM_COMPUTE, err));
-    return table->copy(model->be, model->best, model->gradients, bytes, BACKEND_STREAM_COMPUTE,
-                       err);
 }

@@ -11,8 +11,16 @@
  *     TRY(model_create(be, &shape, &model_options, &model, err));
  *     TRY(model_initialise(model, seed, err));
  *     TRY(model_train_step(model, &batch_view, step, err));       forward, backward, Adam
+ *     TRY(model_poll_sums(model, false, &sums, &step, err));      what has come back by now
  *     TRY(model_forward(model, &batch_view, logits, losses, err));
  *     model_free(model);
+ *
+ * A device with its own memory works behind the host: what a step needs travels in one copy from
+ * one of MODEL_STEPS_AHEAD pinned slots, and the sums of that step come back into the same slot. The
+ * host is never further ahead than there are slots, and waits for the device only when they are all
+ * under way or when somebody asks for exact sums.
+ *
+ * Files: model.c (layout, memory, initial weights), model_steps.c (the steps).
  *
  * THREADS: the trainer's thread. The backend must outlive the model.
  */
@@ -55,6 +63,17 @@ struct model_options {
     double learning_rate, clip_norm; /* clip_norm 0 = off */
 };
 
+enum { MODEL_STEPS_AHEAD = 4, MODEL_FIRST_AT = 64 };
+
+/* One batch on its way to a device with its own memory. */
+struct model_slot {
+    uint8_t *upload;            /* pinned: step_inputs, first, length, label */
+    struct pass_sums *sums;     /* pinned, behind it: what comes back */
+    struct backend_event *done; /* the batch has been used and the sums are there */
+    bool under_way;
+    uint64_t step; /* of a training step; 0: no sums come back */
+};
+
 struct model {
     struct backend *be;
     struct model_shape shape;
@@ -71,9 +90,15 @@ struct model {
     float *scale;
     double *norm;
     void *workspace;
-    uint64_t *first_device;  /* device copies of a batch's offsets, lengths and labels; */
-    uint32_t *length_device; /* NULL with unified memory, where the host's arrays are used */
-    uint8_t *label_device;
+    struct step_inputs inputs; /* of the latest batch, where the device reads host memory */
+    /* Only on a device with its own memory; one region as in struct model_slot. */
+    uint8_t *batch_device;
+    size_t length_at, label_at, upload_bytes; /* offsets in it; `first` is at MODEL_FIRST_AT */
+    struct model_slot slots[MODEL_STEPS_AHEAD];
+    size_t next_slot;
+    struct pass_sums latest_sums; /* the newest that came back, of step latest_step */
+    uint64_t latest_step;
+    struct backend_recording *recording; /* of the training step */
 };
 
 /* Allocates everything; the step allocates nothing. The caller frees with model_free.
@@ -105,7 +130,8 @@ MUST_USE enum status model_download(struct model *model, void *host, const void 
 
 /* Forward, backward, clip, Adam with t = `step` (from 1), sums added to. Labels are needed.
  * Enqueues only; on the CPU everything has run on return. `batch` holds host arrays with `tokens`
- * already resident (device); offsets, lengths and labels are copied. */
+ * already resident (device), the same tokens in every step; offsets, lengths and labels are copied
+ * before the call returns. Blocks while MODEL_STEPS_AHEAD steps are under way. */
 MUST_USE enum status model_train_step(struct model *model, const struct batch_view *batch,
                                       uint64_t step, struct error *err);
 /* The parts of it, for tests: gradients of one batch into model->gradients, no update, no clip. */
@@ -117,7 +143,13 @@ MUST_USE enum status model_gradients(struct model *model, const struct batch_vie
 MUST_USE enum status model_forward(struct model *model, const struct batch_view *batch,
                                    float *logits_host, double *losses_host, struct error *err);
 
-/* Running sums: read (blocking), set. */
+/* Running sums of the newest training step whose sums have come back, and which one that was (0:
+ * none yet). With `wait` those of the latest step (blocking); otherwise never blocks. On the CPU
+ * they are always the latest. */
+MUST_USE enum status model_poll_sums(struct model *model, bool wait, struct pass_sums *out,
+                                     uint64_t *step, struct error *err);
+
+/* Running sums as they are in the state: read, set (both blocking). */
 MUST_USE enum status model_read_sums(struct model *model, struct pass_sums *out, struct error *err);
 MUST_USE enum status model_write_sums(struct model *model, const struct pass_sums *sums,
                                       struct error *err);

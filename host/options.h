@@ -83,10 +83,12 @@ struct options {
     double clip_norm; /* 0 = off */
 
     /* device */
-    const char *device;    /* auto, cpu, cuda, cuda:N */
-    uint64_t threads;      /* 0 = auto */
-    const char *isa;       /* auto or a name */
-    const char *precision; /* fp32 */
+    const char *device;     /* auto, cpu, cuda, cuda:N */
+    uint64_t threads;       /* 0 = auto */
+    const char *isa;        /* auto or a name */
+    const char *lstm;       /* auto, fused, cudnn */
+    const char *cuda_graph; /* on, off */
+    const char *precision;  /* fp32, tf32, bf16 */
 
     /* checkpoints, Estimator's */
     const char *model_dir;

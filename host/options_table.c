@@ -53,6 +53,8 @@ static const char *const mode_choices[] = {"auto", "min", "max", NULL};
 static const char *const progress_choices[] = {"auto", "bar", "lines", "json", "none", NULL};
 static const char *const input_choices[] = {"lines", "jsonl", NULL};
 static const char *const format_choices[] = {"tsv", "jsonl", NULL};
+static const char *const lstm_choices[] = {"auto", "fused", "cudnn", NULL};
+static const char *const on_off_choices[] = {"on", "off", NULL};
 static const char *const precision_choices[] = {"fp32", "tf32", "bf16", NULL};
 static const char *const monitor_choices[] = {"loss", "accuracy", "val_loss", "val_accuracy", NULL};
 
@@ -182,9 +184,15 @@ const struct option_row option_rows[] = {
     {ROW("isa", isa, STRING, "auto|NAME", "auto", WARN),
      .help = "instruction set of the CPU path (cairn --version lists them)",
      .commands = MODEL_USERS, .group = GROUP_DEVICE},
+    {ROW("lstm", lstm, STRING, "auto|fused|cudnn", "auto", WARN), .choices = lstm_choices,
+     .help = "recurrence on a GPU: own kernels (hidden size up to 128) or cuDNN",
+     .commands = MODEL_USERS, .group = GROUP_DEVICE},
+    {ROW("cuda-graph", cuda_graph, STRING, "on|off", "on", FREE), .choices = on_off_choices,
+     .help = "on a GPU: launch the training step as one recorded graph; the results are the same",
+     .commands = TRAIN, .group = GROUP_DEVICE},
     {ROW("precision", precision, STRING, "fp32|tf32|bf16", "fp32", WARN),
-     .choices = precision_choices, .help = "of the arithmetic", .commands = MODEL_USERS,
-     .group = GROUP_DEVICE},
+     .choices = precision_choices, .help = "of the arithmetic (tf32, bf16: products on a GPU)",
+     .commands = MODEL_USERS, .group = GROUP_DEVICE},
 
     {ROW("model-dir", model_dir, STRING, "DIR", "", FREE),
      .shown = "train: a fresh temporary directory", .help = "directory of the checkpoints",

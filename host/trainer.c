@@ -9,6 +9,20 @@
 
 /* ---- one step -------------------------------------------------------------------------------- */
 
+/* The running sums as far as the device has got; with `exact` those of the latest step, which may
+ * wait for it. A loss that is no number is found here, on a GPU up to MODEL_STEPS_AHEAD steps late:
+ * it stays in the sums. */
+static enum status fetch_sums(struct trainer *trainer, bool exact, struct error *err) {
+    uint64_t step;
+    TRY(model_poll_sums(trainer->model, exact, &trainer->sums, &step, err));
+    double loss = trainer->sums.loss + trainer->sums.batch_loss;
+    CHECK(isfinite(loss), err, STATUS_NONFINITE,
+          "the loss of step %llu is %s: training stops; the checkpoints saved before are kept. A "
+          "smaller --learning-rate or a --clip-norm may help",
+          (unsigned long long)step, isnan(loss) ? "not a number" : "infinite");
+    return STATUS_OK;
+}
+
 /* --checkpoint-filepath with an integer --save-freq (Keras: batches counted over epochs). */
 static enum status save_by_frequency(struct trainer *trainer, struct error *err) {
     const struct options *options = trainer->setup.options;
@@ -22,6 +36,7 @@ static enum status save_by_frequency(struct trainer *trainer, struct error *err)
     if (!due) {
         return STATUS_OK;
     }
+    TRY(fetch_sums(trainer, true, err));
     struct epoch_row row = {trainer->sums.loss / trainer->sums.examples,
                             trainer->sums.correct / trainer->sums.examples, NAN, NAN};
     if (options->save_best_only && metric_needs_validation(trainer->monitor)) {
@@ -54,11 +69,20 @@ static enum status save_by_frequency(struct trainer *trainer, struct error *err)
     return trainer_save(trainer, SAVE_FILEPATH, &values, err);
 }
 
+static bool log_is_due(const struct trainer *trainer) {
+    uint64_t every = trainer->setup.options->log_step_count_steps;
+    return every > 0 && (uint64_t)trainer->state.step % every == 0;
+}
+
 static enum status train_step(struct trainer *trainer, struct batch *batch, struct error *err) {
     struct run_state *state = &trainer->state;
     batch->view.tokens = trainer->tokens;
-    TRY(model_train_step(trainer->model, &batch->view, (uint64_t)state->step + 1, err));
-    TRY(model_read_sums(trainer->model, &trainer->sums, err));
+    struct backend *be = trainer->setup.be;
+    be->table->range_begin(be, "training step");
+    enum status status =
+        model_train_step(trainer->model, &batch->view, (uint64_t)state->step + 1, err);
+    be->table->range_end(be);
+    TRY(status);
     state->step++;
     state->position++;
     if ((uint64_t)state->position == trainer->steps_per_epoch) {
@@ -66,19 +90,15 @@ static enum status train_step(struct trainer *trainer, struct batch *batch, stru
     }
     trainer->state_version++;
     trainer->log_examples += batch->view.sequences;
-    CHECK(isfinite(trainer->sums.batch_loss), err, STATUS_NONFINITE,
-          "the loss of step %lld is %s: training stops; the checkpoints saved before are kept. A "
-          "smaller --learning-rate or a --clip-norm may help",
-          (long long)state->step, isnan(trainer->sums.batch_loss) ? "not a number" : "infinite");
-    return STATUS_OK;
+    bool shown = trainer->sums.examples > 0.0; /* there is something to show already */
+    bool exact = !shown || state->phase == RUN_EPOCH_END || log_is_due(trainer);
+    return fetch_sums(trainer, exact, err);
 }
 
 /* What follows every step, in this order: log, show, save. */
 static enum status after_step(struct trainer *trainer, struct error *err) {
-    const struct options *options = trainer->setup.options;
     struct run_state *state = &trainer->state;
-    if (options->log_step_count_steps > 0 &&
-        (uint64_t)state->step % options->log_step_count_steps == 0) {
+    if (log_is_due(trainer)) {
         trainer_log_step(trainer);
     }
     progress_step(trainer->setup.progress, (uint64_t)state->position,
@@ -101,7 +121,12 @@ static enum status validate(struct trainer *trainer, struct epoch_row *row, doub
     }
     double begin = clock_monotonic_seconds();
     struct evaluation evaluation;
-    TRY(evaluator_run(trainer->evaluator, trainer->setup.progress, &evaluation, err));
+    struct backend *be = trainer->setup.be;
+    be->table->range_begin(be, "validation");
+    enum status status =
+        evaluator_run(trainer->evaluator, trainer->setup.progress, &evaluation, err);
+    be->table->range_end(be);
+    TRY(status);
     row->val_loss = evaluation.loss;
     row->val_accuracy = evaluation.accuracy;
     *seconds = clock_monotonic_seconds() - begin;

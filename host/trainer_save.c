@@ -156,7 +156,11 @@ enum status trainer_save(struct trainer *trainer, unsigned kinds,
     struct snapshot_source sources[TRAINER_SOURCES_MAX];
     size_t count = list_sources(trainer, sources);
     enum save_outcome outcome;
-    TRY(writer_save(trainer->writer, sources, count, &request, &outcome, err));
+    struct backend *be = trainer->setup.be;
+    be->table->range_begin(be, "save");
+    enum status status = writer_save(trainer->writer, sources, count, &request, &outcome, err);
+    be->table->range_end(be);
+    TRY(status);
     if (outcome == SAVE_ACCEPTED) {
         note_accepted(trainer, kinds);
     }

@@ -46,6 +46,7 @@ struct job {
 struct writer {
     /* constant after create */
     struct writer_options options;
+    struct backend *be;
     struct snapshot_pool *pool;
     pthread_t thread;
     bool has_thread, has_mutex, has_work, has_idle;
@@ -135,16 +136,21 @@ static void write_job(struct writer *writer, const struct job *job) {
     begin_result(result, job);
     struct error err = {STATUS_OK, ""};
     double before = clock_monotonic_seconds();
+    const struct backend_table *table = writer->be->table;
+    table->range_begin(writer->be, "checkpoint: wait");
     enum status status = snapshot_wait(job->slot, &err);
+    table->range_end(writer->be);
     if (status == STATUS_OK && is_unpublished(writer, job->after_id)) {
         status = error_set(&err, STATUS_IO,
                            "it builds on a save that could not be published (the best model)");
     }
     result->snapshot_seconds = clock_monotonic_seconds() - before;
     if (status == STATUS_OK) {
+        table->range_begin(writer->be, "checkpoint: write");
         status = writer_targets_write(&writer->publisher, job->slot, job->step, job->targets,
                                       job->target_count, job->metadata, job->metadata_count, result,
                                       &err);
+        table->range_end(writer->be);
     }
     result->durable_seconds = clock_monotonic_seconds() - job->entered_seconds;
     result->status = status;
@@ -455,6 +461,7 @@ enum status writer_create(const struct writer_options *options, struct backend *
     struct writer *writer = calloc(1, sizeof *writer);
     CHECK(writer != NULL, err, STATUS_MEMORY, "checkpoint writer: no memory");
     writer->options = *options;
+    writer->be = be;
     enum status status = init_writer(writer, be, device_region, device_bytes, err);
     if (status != STATUS_OK) {
         writer_free(writer);

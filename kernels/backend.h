@@ -19,7 +19,7 @@
  *
  * THREADS: created, used and freed by the trainer's thread. Exceptions, callable from any thread
  * while the backend lives: `event_wait` and `event_query` (the checkpoint writer waits for the end
- * of a copy).
+ * of a copy), `range_begin` and `range_end`.
  * ERRORS: a call that fails returns a status and leaves a message with the operation's
  * name; a device error of earlier asynchronous work surfaces at a later call, the same way.
  */
@@ -39,16 +39,9 @@ extern "C" {
 
 struct backend;
 struct backend_event;
+struct backend_recording; /* a recorded step, see `replay` */
 
 enum backend_stream { BACKEND_STREAM_COMPUTE, BACKEND_STREAM_COPY, BACKEND_STREAM_COUNT };
-
-/* Largest batch that the ops will see; sizes the workspace. */
-struct batch_limits {
-    uint32_t sequences;    /* B */
-    uint64_t total_tokens; /* N */
-    uint32_t longest;      /* T */
-    bool training;         /* false: forward only */
-};
 
 struct backend_table {
     /* ---- memory (blocking) ---- */
@@ -84,9 +77,11 @@ struct backend_table {
                                struct error *err);
 
     /* ---- operations (ops.h), on BACKEND_STREAM_COMPUTE ---- */
-    /* Bytes that `workspace` needs for batches up to `limits`. */
-    size_t (*workspace_bytes)(struct backend *be, const struct model_shape *shape,
-                              const struct batch_limits *limits);
+    /* Bytes that `workspace` needs for batches up to `limits`. STATUS_MEMORY where no memory can be
+     * that large, STATUS_DEVICE where the backend cannot do such a model or such batches. */
+    enum status (*workspace_bytes)(struct backend *be, const struct model_shape *shape,
+                                   const struct batch_limits *limits, size_t *out,
+                                   struct error *err);
     /* final_state from tokens. With args->training the workspace then holds what backward needs. */
     enum status (*lstm_forward)(struct backend *be, const struct lstm_args *args,
                                 struct error *err);
@@ -101,6 +96,24 @@ struct backend_table {
                                   struct error *err);
     enum status (*global_norm)(struct backend *be, const struct norm_args *args, struct error *err);
     enum status (*adam_step)(struct backend *be, const struct adam_args *args, struct error *err);
+
+    /* ---- recorded steps ---- */
+    /* Do what `enqueue(context)` does: it calls ops and copies on BACKEND_STREAM_COMPUTE and nothing
+     * else. A backend may record one of the first calls into *recording (NULL before) and later only
+     * launch the recording, without calling `enqueue`; then every argument of those ops must stay
+     * the same but for what lies in device memory and the sizes of the batch, which struct
+     * step_inputs has.
+     * A backend without recordings calls `enqueue` each time and leaves *recording NULL. */
+    enum status (*replay)(struct backend *be, struct backend_recording **recording,
+                          enum status (*enqueue)(void *context, struct error *err), void *context,
+                          struct error *err);
+    void (*recording_free)(struct backend *be,
+                           struct backend_recording *recording); /* NULL: fine */
+
+    /* Name a stretch of host time for a profiler (NVTX on a GPU); ranges nest. `name` is a literal.
+     * Any thread. */
+    void (*range_begin)(struct backend *be, const char *name);
+    void (*range_end)(struct backend *be);
 
     void (*free)(struct backend *be);
 };
@@ -117,8 +130,15 @@ struct backend {
 };
 
 struct backend_options {
+    /* CPU */
     uint32_t threads; /* 0: the cores in the affinity mask and the cgroup's quota */
     const char *isa;  /* "auto" or one of backend_cpu_isa_names() */
+    /* CUDA */
+    uint32_t device; /* which one, from 0 */
+    uint32_t hidden; /* H of the model that will run: decides between the fused kernels and cuDNN */
+    const char *lstm;      /* "auto", "fused" or "cudnn" */
+    const char *precision; /* "fp32", "tf32" or "bf16" */
+    bool graph;            /* record the step (`replay`) */
 };
 
 /* Names the CPU paths of this build that this processor can run, best first, NULL-terminated. */
@@ -131,6 +151,19 @@ uint32_t backend_cpu_default_threads(void);
  */
 MUST_USE enum status backend_cpu_create(const struct backend_options *options, struct backend **out,
                                         struct error *err);
+
+/* The CUDA backend: kernels/cuda/ in a build with CAIRN_CUDA=on, the same sources on the simulated
+ * device with CAIRN_CUDA=sim; elsewhere a function that fails. STATUS_DEVICE with the driver's own
+ * words when there is no usable device, or when what was asked for (cudnn, a precision, fused
+ * kernels for a hidden size above 128) is not there. */
+MUST_USE enum status backend_cuda_create(const struct backend_options *options,
+                                         struct backend **out, struct error *err);
+
+/* May `--device auto` choose CUDA: a real device is there and usable. Never in a simulated build. */
+bool backend_cuda_available(void);
+
+/* One line for --version: toolkit, architectures, cuDNN, or that there is none, or simulated. */
+const char *backend_cuda_build(void);
 
 #ifdef __cplusplus
 }

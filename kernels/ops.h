@@ -55,16 +55,37 @@ struct model_weights {
     float *output_bias;   /* [1] */
 };
 
+/* What a step gets anew beside the batch's arrays, in device memory. A backend that replays a
+ * recorded step (backend.h, `replay`) reads sizes from here and not from its arguments, which are
+ * those of the step that was recorded. */
+struct step_inputs {
+    uint64_t total_tokens; /* N of this batch */
+    uint32_t sequences;    /* B of this batch */
+    float rate; /* Adam's: learning_rate sqrt(1 - b2^t) / (1 - b1^t), t from 1; 0 where nothing is
+                   trained */
+};
+
+/* Largest batch that the ops will see; sizes the workspace and, where steps are replayed, every
+ * launch. The same in all ops of a model. */
+struct batch_limits {
+    uint32_t sequences;    /* B */
+    uint64_t total_tokens; /* N */
+    uint32_t longest;      /* T */
+    bool training;         /* false: forward only */
+};
+
 /* A ragged batch. The token ids of a whole data set stay resident; a batch only points into them.
  */
 struct batch_view {
-    const void *tokens;     /* ids of the data set, all of them < V */
-    uint32_t token_bytes;   /* 2 (uint16_t) or 4 (uint32_t) */
-    uint32_t sequences;     /* B, from 1 */
-    uint64_t total_tokens;  /* N, sum of `length` */
-    const uint64_t *first;  /* [B] index in `tokens` of each sequence's first token */
-    const uint32_t *length; /* [B] descending; 0 is legal */
-    const uint8_t *label;   /* [B] 0 or 1; may be NULL where no loss is asked for */
+    const void *tokens;          /* ids of the data set, all of them < V */
+    uint32_t token_bytes;        /* 2 (uint16_t) or 4 (uint32_t) */
+    uint32_t sequences;          /* B, from 1 */
+    uint64_t total_tokens;       /* N, sum of `length` */
+    const uint64_t *first;       /* [B] index in `tokens` of each sequence's first token */
+    const uint32_t *length;      /* [B] descending; 0 is legal */
+    const uint8_t *label;        /* [B] 0 or 1; may be NULL where no loss is asked for */
+    const uint32_t *length_host; /* [B] the same in host memory, for libraries that want both */
+    const struct step_inputs *inputs; /* [1] the sizes above, and what Adam needs */
 };
 
 /* Running sums of a pass over data, in device memory: training adds to them step after step, so
@@ -78,6 +99,7 @@ struct pass_sums {
 
 struct lstm_args {
     struct model_shape shape;
+    struct batch_limits limits; /* what workspace_bytes was asked for */
     struct batch_view batch;
     struct model_weights weights;
     struct model_weights gradients; /* lstm_backward writes w_hh, bias; embedding_grad writes
@@ -92,6 +114,7 @@ struct lstm_args {
 
 struct head_args {
     struct model_shape shape;
+    struct batch_limits limits;
     struct batch_view batch;
     struct model_weights weights;
     struct model_weights gradients; /* written if training: dense_*, output_*. Overwritten */
@@ -115,15 +138,15 @@ struct norm_args {
 
 /* Adam (Kingma & Ba 2015) in Keras' form, dense:
  *     m += (g - m) (1 - b1)   v += (g g - v) (1 - b2)   p -= rate m / (sqrt(v) + epsilon)
- * with g = gradient * scale and rate = learning_rate sqrt(1 - b2^t) / (1 - b1^t), t from 1. */
+ * with g = gradient * scale; rate contains the bias corrections (struct step_inputs). */
 struct adam_args {
     float *parameters;      /* [count] */
     float *m, *v;           /* [count] */
     const float *gradients; /* [count] */
     size_t count;
-    const float *scale; /* [1] from global_norm; NULL is 1 */
-    double learning_rate, beta1, beta2, epsilon;
-    uint64_t step; /* t, from 1 */
+    const float *scale;               /* [1] from global_norm; NULL is 1 */
+    const struct step_inputs *inputs; /* [1] `rate` */
+    double beta1, beta2, epsilon;
 };
 
 #ifdef __cplusplus

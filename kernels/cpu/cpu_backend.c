@@ -7,15 +7,17 @@
 #include "kernels/backend.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "kernels/cpu/cpu_limits.h"
 #include "kernels/cpu/cpu_pool.h"
-#include "kernels/cpu/cpu_workspace.h"
+#include "kernels/cpu/cpu_probe.h"
 #include "kernels/cpu/reference.h"
 
 struct cpu_backend {
@@ -33,6 +35,21 @@ static struct cpu_backend *cpu(struct backend *be) {
 enum { ALIGNMENT = 64 };
 #define ADDRESSABLE_BYTES (SIZE_MAX >> 17) /* 47 bits on 64-bit processors; more cannot be had */
 
+/* Large blocks ask for large pages: the kernels walk through many megabytes per step, and looking up
+ * small pages would take a good part of the time. Whether there are any is up to the system. */
+static void ask_for_large_pages(char *memory, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    const uintptr_t large = (uintptr_t)1 << 21;
+    uintptr_t begin = ((uintptr_t)memory + large - 1) & ~(large - 1);
+    uintptr_t end = ((uintptr_t)memory + bytes) & ~(large - 1);
+    if (begin < end) {
+        (void)madvise(memory + (begin - (uintptr_t)memory), end - begin, MADV_HUGEPAGE);
+    }
+#else
+    (void)memory, (void)bytes;
+#endif
+}
+
 /* Zero-filled, aligned; pages of large blocks are touched on first use only. What calloc gave is
  * kept in front of the block. */
 static enum status device_alloc(struct backend *be, size_t bytes, void **out, struct error *err) {
@@ -43,6 +60,7 @@ static enum status device_alloc(struct backend *be, size_t bytes, void **out, st
     uintptr_t at = ((uintptr_t)raw + extra) & ~(uintptr_t)(ALIGNMENT - 1);
     char *memory = raw + (at - (uintptr_t)raw);
     memcpy(memory - sizeof raw, &raw, sizeof raw);
+    ask_for_large_pages(memory, bytes);
     *out = memory;
     return STATUS_OK;
 }
@@ -138,10 +156,16 @@ static enum status event_query(struct backend *be, struct backend_event *event, 
 
 /* ---- operations ---- */
 
-static size_t workspace_bytes(struct backend *be, const struct model_shape *shape,
-                              const struct batch_limits *limits) {
-    (void)be;
-    return cpu_workspace_bytes(shape, limits->sequences, limits->total_tokens, limits->training);
+static enum status workspace_bytes(struct backend *be, const struct model_shape *shape,
+                                   const struct batch_limits *limits, size_t *out,
+                                   struct error *err) {
+    *out = cpu(be)->kernels->workspace_bytes(shape, limits->sequences, limits->total_tokens,
+                                             limits->training);
+    CHECK(*out != SIZE_MAX, err, STATUS_MEMORY,
+          "batches of %u sequences and %" PRIu64 " tokens with hidden size %u are larger than "
+          "memory can be",
+          limits->sequences, limits->total_tokens, shape->hidden);
+    return STATUS_OK;
 }
 
 static void check_batch(const struct model_shape *shape, const struct batch_view *batch) {
@@ -196,9 +220,29 @@ static enum status global_norm(struct backend *be, const struct norm_args *args,
 
 static enum status adam_step(struct backend *be, const struct adam_args *args, struct error *err) {
     (void)err;
-    assert(args->step > 0);
     cpu(be)->kernels->adam_step(cpu(be)->pool, args);
     return STATUS_OK;
+}
+
+/* ---- recorded steps, profiler ranges ---- */
+
+static enum status replay(struct backend *be, struct backend_recording **recording,
+                          enum status (*enqueue)(void *context, struct error *err), void *context,
+                          struct error *err) {
+    (void)be, (void)recording;
+    return enqueue(context, err);
+}
+
+static void recording_free(struct backend *be, struct backend_recording *recording) {
+    (void)be, (void)recording;
+}
+
+static void range_begin(struct backend *be, const char *name) {
+    (void)be, (void)name;
+}
+
+static void range_end(struct backend *be) {
+    (void)be;
 }
 
 static void cpu_free(struct backend *be) {
@@ -229,23 +273,37 @@ static const struct backend_table cpu_table = {
     .embedding_grad = embedding_grad,
     .global_norm = global_norm,
     .adam_step = adam_step,
+    .replay = replay,
+    .recording_free = recording_free,
+    .range_begin = range_begin,
+    .range_end = range_end,
     .free = cpu_free,
 };
 
 /* ---- choice of instruction set and threads ---- */
 
 /* Best first. Every processor that runs one of these runs the ones after it. */
-static const struct cpu_kernels *const kernels_built[] = {
+static const struct cpu_kernels *const fused_built[] = {
+#if defined(__x86_64__)
+    &cpu_fused_avx512, &cpu_fused_avx2,
+#endif
+    &cpu_fused_portable};
+static const struct cpu_kernels *const reference_built[] = {
 #if defined(__x86_64__)
     &cpu_kernels_avx512, &cpu_kernels_avx2,
 #endif
     &cpu_kernels_portable};
+static const struct cpu_probe *const probes_built[] = {
+#if defined(__x86_64__)
+    &cpu_probe_avx512, &cpu_probe_avx2,
+#endif
+    &cpu_probe_portable};
 static const char *const isa_names[] = {
 #if defined(__x86_64__)
     "avx512", "avx2",
 #endif
-    "portable", NULL};
-enum { KERNELS_BUILT = sizeof kernels_built / sizeof kernels_built[0] };
+    "portable", "reference", NULL};
+enum { KERNELS_BUILT = sizeof fused_built / sizeof fused_built[0] };
 
 /* Index of the best kernels that this processor runs. */
 static size_t best_kernels(void) {
@@ -263,22 +321,43 @@ const char *const *backend_cpu_isa_names(void) {
     return isa_names + best_kernels();
 }
 
-static enum status choose_kernels(const char *isa, const struct cpu_kernels **out,
-                                  struct error *err) {
+/* The kernels called `isa`, or NULL. */
+static const struct cpu_kernels *find_kernels(const char *isa) {
     size_t best = best_kernels();
     if (isa == NULL || strcmp(isa, "auto") == 0) {
-        *out = kernels_built[best];
+        return fused_built[best];
+    }
+    if (strcmp(isa, "reference") == 0) {
+        return reference_built[best];
+    }
+    for (size_t i = best; i < KERNELS_BUILT; i++) {
+        if (strcmp(isa, fused_built[i]->isa) == 0) {
+            return fused_built[i];
+        }
+    }
+    return NULL;
+}
+
+const struct cpu_probe *cpu_probe_find(const char *isa) {
+    for (size_t i = best_kernels(); i < KERNELS_BUILT; i++) {
+        if (strcmp(isa, probes_built[i]->isa) == 0) {
+            return probes_built[i];
+        }
+    }
+    return NULL;
+}
+
+static enum status choose_kernels(const char *isa, const struct cpu_kernels **out,
+                                  struct error *err) {
+    *out = find_kernels(isa);
+    if (*out != NULL) {
         return STATUS_OK;
     }
     char names[64] = "";
     size_t used = 0;
-    for (size_t i = best; i < KERNELS_BUILT; i++) {
-        if (strcmp(isa, kernels_built[i]->isa) == 0) {
-            *out = kernels_built[i];
-            return STATUS_OK;
-        }
+    for (const char *const *name = backend_cpu_isa_names(); *name != NULL; name++) {
         used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", used > 0 ? ", " : "",
-                                 kernels_built[i]->isa);
+                                 *name);
     }
     return error_set(err, STATUS_DEVICE,
                      "no CPU kernels called '%.40s' run on this processor; there are: auto, %s",
@@ -326,9 +405,9 @@ enum status backend_cpu_create(const struct backend_options *options, struct bac
     be->base.device = "cpu";
     be->base.kernel_path = kernels->path;
     be->base.unified_memory = true;
-    snprintf(be->base.description, sizeof be->base.description,
-             "CPU, reference kernels (%s), %u thread%s", kernels->isa, threads,
-             threads == 1 ? "" : "s");
+    bool fused = strncmp(kernels->path, "cpu-fused-", strlen("cpu-fused-")) == 0;
+    snprintf(be->base.description, sizeof be->base.description, "CPU, %s kernels (%s), %u thread%s",
+             fused ? "fused" : "reference", kernels->isa, threads, threads == 1 ? "" : "s");
     *out = &be->base;
     return STATUS_OK;
 }

@@ -55,6 +55,9 @@ struct cpu_workspace {
 size_t cpu_workspace_bytes(const struct model_shape *shape, uint32_t sequences, uint64_t tokens,
                            bool training);
 
+/* Bytes of the head's own part, which comes first: the fused kernels put their own behind it. */
+size_t cpu_workspace_head_bytes(const struct model_shape *shape, uint32_t sequences);
+
 /* Divide `memory`, which has at least that many bytes and is aligned to 64. */
 struct cpu_workspace cpu_workspace_make(void *memory, const struct model_shape *shape,
                                         uint32_t sequences, uint64_t tokens, bool training);

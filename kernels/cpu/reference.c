@@ -366,6 +366,7 @@ static void embedding_grad(struct cpu_pool *pool, const struct lstm_args *args) 
 const struct cpu_kernels CPU_SYMBOL(cpu_kernels) = {
     .isa = CPU_ISA_TEXT,
     .path = "cpu-reference-" CPU_ISA_TEXT,
+    .workspace_bytes = cpu_workspace_bytes,
     .lstm_forward = lstm_forward,
     .lstm_backward = lstm_backward,
     .embedding_grad = embedding_grad,

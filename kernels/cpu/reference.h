@@ -2,7 +2,8 @@
  *
  * reference.c (recurrence, embedding) and reference_head.c (head, loss, norm, Adam) are plain
  * loops. The build compiles them once per instruction set, with CPU_ISA naming it; cpu_backend.c
- * picks a table at run time. Faster implementations can stand behind the same table.
+ * picks a table at run time. The fused kernels (fused.h) stand behind the same table, with the
+ * reference's head, norm and Adam.
  *
  * All functions: no status, because nothing can fail; arguments were checked by cpu_backend.c.
  *
@@ -21,6 +22,9 @@ extern "C" {
 struct cpu_kernels {
     const char *isa;  /* "portable", "avx2", "avx512" */
     const char *path; /* kernel_path of backend.h */
+    /* Bytes of workspace for a batch; SIZE_MAX when it does not fit. */
+    size_t (*workspace_bytes)(const struct model_shape *shape, uint32_t sequences, uint64_t tokens,
+                              bool training);
     void (*lstm_forward)(struct cpu_pool *pool, const struct lstm_args *args);
     void (*lstm_backward)(struct cpu_pool *pool, const struct lstm_args *args);
     void (*embedding_grad)(struct cpu_pool *pool, const struct lstm_args *args);
@@ -29,10 +33,11 @@ struct cpu_kernels {
     void (*adam_step)(struct cpu_pool *pool, const struct adam_args *args);
 };
 
-extern const struct cpu_kernels cpu_kernels_portable;
+/* The reference, and the fused kernels (fused.h). */
+extern const struct cpu_kernels cpu_kernels_portable, cpu_fused_portable;
 #if defined(__x86_64__)
-extern const struct cpu_kernels cpu_kernels_avx2;
-extern const struct cpu_kernels cpu_kernels_avx512;
+extern const struct cpu_kernels cpu_kernels_avx2, cpu_fused_avx2;
+extern const struct cpu_kernels cpu_kernels_avx512, cpu_fused_avx512;
 #endif
 
 /* CPU_SYMBOL(name) is name_<isa>, CPU_ISA_TEXT the name of the instruction set. */

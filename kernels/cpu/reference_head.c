@@ -240,11 +240,9 @@ static void adam_task(void *context, uint32_t index) {
 }
 
 void CPU_SYMBOL(reference_adam_step)(struct cpu_pool *pool, const struct adam_args *args) {
-    double t = (double)args->step;
-    double correction = sqrt(1.0 - pow(args->beta2, t)) / (1.0 - pow(args->beta1, t));
     struct adam_job job = {.args = args,
                            .scale = args->scale != NULL ? *args->scale : 1.0f,
-                           .rate = (float)(args->learning_rate * correction),
+                           .rate = args->inputs->rate,
                            .take_m = (float)(1.0 - args->beta1),
                            .take_v = (float)(1.0 - args->beta2),
                            .epsilon = (float)args->epsilon};
