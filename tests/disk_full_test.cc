@@ -22,7 +22,7 @@ class DiskFull : public TrainFixture {
     // Two checkpoints that fit, then training with files limited to half of one. The model is a
     // large one, so that what is said on stderr, a file too, stays below the limit.
     Outcome run_limited(const std::vector<std::string> &more) const {
-        const std::vector<std::string> large = {"--dense-size", "2048"};
+        const std::vector<std::string> large = large_checkpoints();
         EXPECT_EXIT_CODE(train(large + std::vector<std::string>{"--max-steps", "1"}), 0);
         ProcessOptions options;
         options.program = "sh";

@@ -48,6 +48,7 @@ const std::vector<Room> &rooms() {
         {"io/snapshot.", {"host/base/", "io/", "kernels/backend.h"}},
         {"io/writer.", {"host/base/", "io/", "kernels/backend.h"}},
         {"host/", {"host/", "io/", "kernels/"}},
+        {"bench/", {"bench/", "host/", "io/", "kernels/"}},
     };
     return table;
 }
@@ -59,13 +60,22 @@ struct Library {
 
 const std::vector<Library> &libraries() {
     static const std::vector<Library> table = {
-        {"zstd", {"io/checkpoint_"}},        {"archive", {"io/dataset_archive.c"}},
-        {"jansson.h", {"host/", "io/"}},     {"xxhash.h", {"host/", "io/"}},
-        {"ini.h", {"host/options"}},         {"argp.h", {"host/"}},
-        {"Random123/", {"host/base/rng.c"}}, {"cuda", {"kernels/cuda/"}},
-        {"cublas", {"kernels/cuda/"}},       {"cudnn", {"kernels/cuda/"}},
-        {"immintrin.h", {"kernels/cpu/"}},   {"xmmintrin.h", {"kernels/cpu/"}},
-        {"pmmintrin.h", {"kernels/cpu/"}},   {"arm_", {"kernels/cpu/"}},
+        {"zstd", {"io/checkpoint_"}},
+        {"archive", {"io/dataset_archive.c"}},
+        {"jansson.h", {"bench/", "host/", "io/"}},
+        {"xxhash.h", {"host/", "io/"}},
+        {"ini.h", {"host/options"}},
+        {"argp.h", {"host/"}},
+        {"Random123/", {"host/base/rng.c"}},
+        {"cuda", {"kernels/cuda/"}},
+        {"cublas", {"kernels/cuda/"}},
+        {"cudnn", {"kernels/cuda/"}},
+        {"immintrin.h", {"kernels/cpu/"}},
+        {"xmmintrin.h", {"kernels/cpu/"}},
+        {"pmmintrin.h", {"kernels/cpu/"}},
+        {"emmintrin.h", {"kernels/cpu/"}},
+        {"arm_", {"kernels/cpu/"}},
+        {"nvtx3/", {"kernels/cuda/"}},
     };
     return table;
 }
@@ -213,6 +223,12 @@ void check_words(const std::string &path, const std::string &source, Strings *pr
         forbid(kTalking, true, "(): this room never prints and never exits");
         forbid(kStreams, false, ": this room never prints");
     }
+    if (starts_with(path, "kernels/cuda/") && path != "kernels/cuda/cuda_util.cuh") {
+        forbid({"__shared__"}, false, ": shared memory is taken through cuda_util.cuh");
+        if (code.find("<<<") != std::string::npos) {
+            problems->push_back(path + " launches with <<<: kernels start through cuda_launch");
+        }
+    }
     if (starts_with(path, "io/") && path != "io/file_posix.c" && ends_with(path, ".c")) {
         forbid(kFileCalls, true, "(): file system calls go through struct file_table");
     }
@@ -231,7 +247,7 @@ Strings check(const std::string &path, const std::string &source) {
 Strings sources(const Strings &suffixes) {
     const fs::path root = CAIRN_SOURCE_DIR;
     Strings found;
-    for (const char *room : {"host", "io", "kernels"}) {
+    for (const char *room : {"bench", "host", "io", "kernels"}) {
         for (const fs::directory_entry &entry : fs::recursive_directory_iterator(root / room)) {
             const std::string path = fs::relative(entry.path(), root).string();
             if (std::any_of(suffixes.begin(), suffixes.end(),
@@ -270,6 +286,11 @@ TEST(IncludeRules, OffendersAreCaught) {
         {"io/store.c", "#include <zstd.h>\n"},
         {"io/dataset.c", "#include <archive.h>\n"},
         {"host/model.c", "#  include <cuda_runtime.h>\n"},
+        {"kernels/cpu/cpu_backend.c", "#include <cublas_v2.h>\n"},
+        {"host/trainer.c", "#include <nvtx3/nvToolsExt.h>\n"},
+        {"kernels/cuda/cuda_head.cu", "#include \"tests/simcuda/simcuda.h\"\n"},
+        {"kernels/cuda/cuda_head.cu", "__shared__ float sums[32];\n"},
+        {"kernels/cuda/cuda_head.cu", "head_kernel<<<1, 32>>>(x);\n"},
         {"host/model.c", "#include <curl/curl.h>\n"},
         {"host/model.c", "#include \"model.h\"\n"},
         {"host/model.c", "#include HEADER\n"},
@@ -293,6 +314,8 @@ TEST(IncludeRules, LawfulLinesPass) {
         {"io/store.c", "/* printf( and exit( in a comment */ snprintf(out, 3, \"exit(1)\");\n"},
         {"io/file_posix.c", "int fd = open(path, flags);\n"},
         {"host/main.c", "fprintf(stderr, \"x\");\n"},
+        {"kernels/cuda/cuda_backend.cu", "#include <nvtx3/nvToolsExt.h>\n"},
+        {"kernels/cuda/cuda_util.cuh", "extern __shared__ float4 memory[]; // no <<< >>>\n"},
     }};
     for (const auto &line : lawful) {
         const Strings problems = check(line[0], line[1]);
@@ -322,7 +345,7 @@ TEST(Headers, ListIsTheTree) {
 // File names are unique in the whole tree, so that a name says where a symbol lives.
 TEST(Sources, FileNamesAreUnique) {
     std::set<std::string> seen;
-    for (const std::string &path : sources({".c", ".h"})) {
+    for (const std::string &path : sources({".c", ".h", ".cu", ".cuh"})) {
         EXPECT_TRUE(seen.insert(fs::path(path).filename().string()).second) << path;
     }
 }

@@ -82,13 +82,14 @@ class KillLoop : public testing::Test {
         random_.seed(setting("CAIRN_KILL_SEED", 1));
     }
 
-    // The large dense layer makes checkpoints large (saves long) without making steps slow.
+    // Large checkpoints, so that saves take long enough to be hit.
     ProcessOptions command(const std::string &model_dir) const {
         ProcessOptions options;
         options.arguments =
-            words("train --dense-size 2048 --learning-rate 1e-3 --patience none --threads 1 "
+            words("train --learning-rate 1e-3 --patience none --threads 1 "
                   "--save-checkpoints-steps 5 --keep-checkpoint-max 3 --checkpoint-busy wait "
                   "--log-step-count-steps 1 --progress json") +
+            large_checkpoints() +
             std::vector<std::string>{"--data",
                                      dir_.file("train.jsonl"),
                                      "--validation-data",

@@ -18,7 +18,9 @@ constexpr model_shape tutorial = {1000, 64, 64, 64};
 class Model : public testing::Test {
   protected:
     void SetUp() override {
-        backend_options options = {1, "auto"};
+        backend_options options = {};
+        options.threads = 1;
+        options.isa = "auto";
         ASSERT_EQ(backend_cpu_create(&options, &be, nullptr), STATUS_OK);
     }
     void TearDown() override { be->table->free(be); }

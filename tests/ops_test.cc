@@ -82,7 +82,9 @@ class Net {
     Net(const std::string &isa, uint32_t threads, const OracleModel &oracle,
         const RaggedBatch &batch, double clip_norm = 0, double learning_rate = 0.01) {
         struct error err = {};
-        backend_options options = {threads, isa.c_str()};
+        backend_options options = {};
+        options.threads = threads;
+        options.isa = isa.c_str();
         EXPECT_EQ(backend_cpu_create(&options, &be, &err), STATUS_OK) << err.message;
         model_options model_options = {};
         batch_view view = batch.view();

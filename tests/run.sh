@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# run.sh - build Cairn and run its tests: Release, address and undefined-behaviour sanitizers, thread
-# sanitizer.
+# run.sh - build Cairn and run its tests: Release (with the CUDA backend where a toolkit is found), on
+# the simulated device, with address and undefined-behaviour sanitizers, with the thread sanitizer.
 #
 #     tests/run.sh            everything (what .ci/run calls)
-#     tests/run.sh --fast     the tests labelled `fast`, Release only, for daily work
+#     tests/run.sh --fast     the tests labelled `fast`, Release without CUDA, for daily work
 #     tests/run.sh --long     everything, and a kill loop of 300 kills instead of 30
 #
 # Installs what is missing (as root or with sudo; says what), builds below build-test*/, and ends with
@@ -50,6 +50,8 @@ prepare() {
     packages_need_build
     packages_need g++ "the C++ compiler (tests only)" command c++
     packages_need libgtest-dev "GoogleTest" header gtest/gtest.h
+    packages_need libboost-context-dev "fibers of the simulated device" header \
+        boost/context/detail/fcontext.hpp
     packages_need zstd "opens checkpoints without our code" command zstd
     packages_need python3-venv "a place for the safetensors package" python ensurepip
     packages_install || exit 1
@@ -57,18 +59,27 @@ prepare() {
     echo "everything is there"
 }
 
-# A virtual environment with the safetensors package, an independent reader of our checkpoints.
+has_cuda_toolkit() {
+    command -v nvcc >/dev/null 2>&1 || [ -x "${CUDA_PATH:-/usr/local/cuda}/bin/nvcc" ]
+}
+
+# A virtual environment with the safetensors package, an independent reader of our checkpoints; and
+# with the disassemblers of bench/sass_report where there is something to disassemble.
 prepare_python() {
-    local python=$PWD/.venv/bin/python
+    local python=$PWD/.venv/bin/python lists=(-r tests/requirements.txt)
     local probe="import numpy, safetensors, xxhash"
+    if [ "$fast" -eq 0 ] && has_cuda_toolkit; then
+        lists+=(-r tests/requirements-cuda.txt)
+        probe+="; from importlib.metadata import version"
+        probe+="; version('nvidia-cuda-cuobjdump'); version('nvidia-cuda-nvdisasm')"
+    fi
     if ! "$python" -c "$probe" >/dev/null 2>&1; then
-        say "Making .venv with the packages of tests/requirements.txt"
-        rm -rf .venv
-        python3 -m venv .venv >"$results/venv.log" 2>&1 </dev/null &&
-            "$python" -m pip install -q --disable-pip-version-check -r tests/requirements.txt \
+        say "Making .venv with the packages of ${lists[*]//-r/}"
+        { [ -x "$python" ] || python3 -m venv .venv; } >"$results/venv.log" 2>&1 </dev/null &&
+            "$python" -m pip install -q --disable-pip-version-check "${lists[@]}" \
                 >>"$results/venv.log" 2>&1 </dev/null
     fi
-    if "$python" -c "$probe" >/dev/null 2>&1; then
+    if "$python" -c "import numpy, safetensors, xxhash" >/dev/null 2>&1; then
         export CAIRN_PYTHON=$python
     else
         tail -n 5 "$results/venv.log" >&2
@@ -165,30 +176,44 @@ prepare_python
 
 wrapper=()
 select=()
-[ "$fast" -eq 0 ] || select=(-L fast)
-if build Release build-test all -- -DCMAKE_BUILD_TYPE=Release -DCAIRN_SANITIZE= -DCAIRN_TESTS=ON; then
+cuda=auto # everything compiles, links and warns as it will for a GPU; what needs one is skipped
+if [ "$fast" -ne 0 ]; then
+    select=(-L fast)
+    cuda=off
+fi
+release=(-DCMAKE_BUILD_TYPE=Release -DCAIRN_SANITIZE= -DCAIRN_TESTS=ON)
+if build Release build-test all -- "${release[@]}" -DCAIRN_CUDA=$cuda; then
     run Release build-test "${select[@]}"
 fi
 
 if [ "$fast" -eq 0 ]; then
+    # The CUDA backend on the simulated device, alone and below the whole program.
+    if build "simulated device" build-test-sim "cairn device_tests" -- "${release[@]}" \
+        -DCAIRN_CUDA=sim; then
+        run "simulated device" build-test-sim -R '^(cuda|simcuda|gpu)'
+    fi
     # -O1 and asserts on (no NDEBUG): compile time counts as much as run time here.
     sanitized=(-DCMAKE_BUILD_TYPE=Sanitized -DCMAKE_C_FLAGS=-O1 -DCMAKE_CXX_FLAGS=-O1 -DCAIRN_TESTS=ON)
     if build address+undefined build-test-address all -- "${sanitized[@]}" \
-        -DCAIRN_SANITIZE=address,undefined; then
-        # Every test but the two long trainings that only ask what accuracy they reach.
-        run address+undefined build-test-address -E '^accuracy_test\.'
+        -DCAIRN_SANITIZE=address,undefined -DCAIRN_CUDA=sim; then
+        # Every test but the two long trainings that only ask what accuracy they reach. Kernels and
+        # simulated device by their own tests, which do less here; the whole program on the device
+        # (cuda.*) would take too long.
+        run address+undefined build-test-address -E '^(accuracy_test|cuda|gpu_bench_test)\.'
     fi
     # Everything that has threads of its own, and the whole program at work and stopped.
     modules="base_test batcher_test cpu_backend_test ops_test snapshot_test writer_failure_test writer_test"
     threaded="^(${modules// /|})\\."
+    # The writer's thread beside the simulated device; the faults planted there are races by intent.
+    threaded+="|^cuda_snapshot_test\\.Busy/CudaSnapshot.*/Wait"
     threaded+="|^resume_test\\.Resume\\.ThreadsChangeNothing|^signals_process_test\\.Signals\\.Term"
     export TSAN_OPTIONS=atexit_sleep_ms=0
     # ThreadSanitizer needs a memory layout that address randomisation may spoil.
     if setarch -R true 2>/dev/null; then
         wrapper=(setarch -R)
     fi
-    if build thread build-test-thread "cairn $modules resume_test signals_process_test" -- "${sanitized[@]}" \
-        -DCAIRN_SANITIZE=thread; then
+    if build thread build-test-thread "cairn $modules resume_test signals_process_test cuda_snapshot_test" \
+        -- "${sanitized[@]}" -DCAIRN_SANITIZE=thread -DCAIRN_CUDA=sim; then
         run thread build-test-thread -R "$threaded"
     fi
 fi

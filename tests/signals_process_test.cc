@@ -235,7 +235,7 @@ TEST_F(Signals, TermInValidation) {
 
 TEST_F(Signals, TermDuringASave) {
     // A save at every step, and slow ones: the moment is met soon.
-    const std::vector<std::string> more = {"--save-checkpoints-steps", "1", "--dense-size", "2048"};
+    const std::vector<std::string> more = words("--save-checkpoints-steps 1") + large_checkpoints();
     Process process(train(more));
     ASSERT_TRUE(stop_train_in(
         &process, [&] { return last_step() > 2 && in_a_checkpoint_save(); }, SIGTERM))

@@ -306,6 +306,20 @@ enum status event_query(struct backend *be, struct backend_event *event, bool *d
     return STATUS_OK;
 }
 
+// ---- recorded steps, profiler ranges ----
+
+enum status replay(struct backend *, struct backend_recording **,
+                   enum status (*enqueue)(void *context, struct error *err), void *context,
+                   struct error *err) {
+    return enqueue(context, err);
+}
+
+void recording_free(struct backend *, struct backend_recording *) {}
+
+void range_begin(struct backend *, const char *) {}
+
+void range_end(struct backend *) {}
+
 // The object on the test's stack owns the device.
 void free_nothing(struct backend *) {}
 
@@ -324,6 +338,10 @@ struct backend_table make_table() {
     table.event_record = event_record;
     table.event_wait = event_wait;
     table.event_query = event_query;
+    table.replay = replay;
+    table.recording_free = recording_free;
+    table.range_begin = range_begin;
+    table.range_end = range_end;
     table.free = free_nothing;
     return table;
 }

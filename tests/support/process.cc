@@ -5,6 +5,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <dirent.h>
 #include <fcntl.h>
@@ -53,12 +54,21 @@ std::vector<char *> pointers(std::vector<std::string> &strings) {
 }
 
 // Settings of whoever runs the tests must not reach the child: CAIRN_<OPTION> would change options.
-std::vector<std::string> child_environment(const std::map<std::string, std::string> &added) {
+// But CAIRN_TEST_DEVICE asks for every child that trains to do it on that device.
+std::vector<std::string> child_environment(std::map<std::string, std::string> added) {
     std::vector<std::string> result;
     for (char **entry = environ; *entry != nullptr; entry++) {
         if (std::strncmp(*entry, "CAIRN_", 6) != 0) {
             result.push_back(*entry);
         }
+    }
+    if (const char *device = std::getenv("CAIRN_TEST_DEVICE")) {
+        // A test's own choice stays. Smaller than the default, because it may be a simulated device,
+        // and that ends with status 86 when it has a fault to report.
+        added.insert({{"CAIRN_DEVICE", device},
+                      {"CAIRN_HIDDEN_SIZE", "8"},
+                      {"CAIRN_EMBEDDING_SIZE", "8"},
+                      {"CAIRN_SIM_STRICT", "1"}});
     }
     for (const auto &pair : added) {
         result.push_back(pair.first + "=" + pair.second);
@@ -323,6 +333,11 @@ std::string tensor_difference(const struct tensor_view &a, const struct tensor_v
 }
 
 } // namespace
+
+std::vector<std::string> large_checkpoints() {
+    return words(std::getenv("CAIRN_TEST_DEVICE") == nullptr ? "--dense-size 2048"
+                                                             : "--embedding-size 1024");
+}
 
 std::string checkpoint_difference(const std::string &path_a, const std::string &path_b) {
     std::string problem;

@@ -25,12 +25,13 @@
 struct ProcessOptions {
     std::string program; // empty: the cairn binary of this build
     std::vector<std::string> arguments;
-    std::map<std::string, std::string> environment = {}; // added to ours, CAIRN_* left out
-    std::string input = {};                              // standard input
-    std::string input_path = {};                         // or this file (or pipe)
-    std::string directory = {};                          // working directory; empty: ours
-    bool ignore_hangup = false;                          // as under nohup
-    uint64_t file_bytes_max = 0;                         // RLIMIT_FSIZE; 0: none
+    // Added to ours, CAIRN_* left out; CAIRN_TEST_DEVICE=cuda of ours becomes CAIRN_DEVICE=cuda.
+    std::map<std::string, std::string> environment = {};
+    std::string input = {};      // standard input
+    std::string input_path = {}; // or this file (or pipe)
+    std::string directory = {};  // working directory; empty: ours
+    bool ignore_hangup = false;  // as under nohup
+    uint64_t file_bytes_max = 0; // RLIMIT_FSIZE; 0: none
 };
 
 class Process {
@@ -90,6 +91,9 @@ std::string checkpoint_path(const std::string &model_dir, uint64_t step);
 std::vector<std::string> history_lines(const std::string &model_dir);
 // The value of a key in one flat JSON line as its text (quotes removed), or "".
 std::string json_field(const std::string &line, const std::string &key);
+// Options that make checkpoints large without making steps slow, which on a simulated device a wide
+// dense layer does.
+std::vector<std::string> large_checkpoints();
 // Every tensor of two checkpoint files, name, type, shape and bytes. Empty when equal, else what
 // differs.
 std::string checkpoint_difference(const std::string &path_a, const std::string &path_b);
