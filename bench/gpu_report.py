@@ -201,7 +201,7 @@ def assemble(work, output, device, quick, data):
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "simulated": simulated,
         "quick": quick == "1",
-        "data": data,
+        "data": pathlib.Path(data).name,  # where it lies is nobody's business
         "failed": [name for name, entry in sections.items() if entry["status"] == "failed"],
         "sections": sections,
     }
