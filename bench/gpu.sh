@@ -9,8 +9,8 @@
 #                cores, 1 with --native (this card's architecture only); nothing when it is up to date
 #     tests      the CUDA tests (operations, snapshots, golden training) on the device
 #     process    whole runs of the program on the device: resume, kill, stop signals
-#     memcheck   the tests of the operations under compute-sanitizer, where it is installed;
-#     racecheck  at most 2 minutes each
+#     memcheck   the tests of the operations under compute-sanitizer, where it is installed; at most
+#     racecheck  2 minutes each, and "complete": false where that was not enough
 #     ops        operations and steps, fused kernels against cuDNN, saves (build/bench/gpu_ops)
 #     epochs     `cairn train` on --data (default demo): graph on and off, fused and cuDNN
 #     saves      `cairn train` with a save every few steps: how long training stood still
@@ -184,10 +184,14 @@ sanitizer() {
         skip "compute-sanitizer is not installed (it comes with the CUDA toolkit)"
     local filter='*' status=0
     [ "$quick" -eq 0 ] || filter='*Head*:*Adam*:*Norm*'
-    timeout 120 "$tool" --tool "$1" --error-exitcode 9 "$build/tests/cuda_ops_test" \
-        --gtest_filter="$filter" || status=$?
+    timeout 120 "$tool" --tool "$1" --error-exitcode 9 --log-file "$work/$1.txt" \
+        "$build/tests/cuda_ops_test" --gtest_filter="$filter" || status=$?
+    # What it has found is in its log even when it was stopped before its end.
+    if grep -E '^=+ *(Error|Warning|Invalid|Program hit|Race|Uninitialized)' "$work/$1.txt"; then
+        exit 1
+    fi
     if [ "$status" -eq 124 ]; then
-        echo "out of time after 120 s, without an error until then"
+        echo "out of time after 120 s; nothing was found until then"
         printf '{"complete": false}\n' >"$work/$1.json"
         return 0
     fi
