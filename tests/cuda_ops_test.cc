@@ -11,14 +11,11 @@
 #include <string>
 #include <vector>
 
-#include "host/base/rng.h"
 #include "tests/support/cuda_device.h"
+#include "tests/support/op_cases.h"
 #include "tests/support/op_run.h"
-#include "tests/support/oracle_model.h"
 
 namespace {
-
-using Sequences = std::vector<std::vector<uint32_t>>;
 
 // Two results of float arithmetic, each within the tolerances of ops_test.cc from the truth (states
 // 2e-6 absolute, gradients 1e-5 of a tensor's largest value): twice that between them.
@@ -34,52 +31,13 @@ constexpr bool sanitized = false;
 // The largest vocabulary whose words are projected once each (kernels/cuda/cuda_internal.cuh).
 constexpr uint32_t table_words = 8192;
 
-struct Random {
-    explicit Random(uint64_t seed) : rng(rng_make(seed, RNG_STREAM_DEMO, 78)) {}
-    double uniform(double low, double high) { return low + (high - low) * rng_uniform(&rng); }
-    uint32_t below(uint32_t bound) { return (uint32_t)rng_below(&rng, bound); }
-    struct rng rng;
-};
-
-Sequences make_sequences(const std::vector<size_t> &lengths, uint32_t words, Random &random) {
-    Sequences sequences;
-    for (size_t length : lengths) {
-        std::vector<uint32_t> ids(length);
-        for (auto &id : ids) {
-            id = random.below(words);
-        }
-        sequences.push_back(ids);
-    }
-    return sequences;
-}
-
 RaggedBatch make_batch(const Sequences &sequences, Random &random, uint32_t token_bytes = 2) {
-    std::vector<uint8_t> labels(sequences.size());
-    for (auto &label : labels) {
-        label = (uint8_t)random.below(2);
-    }
-    return RaggedBatch(sequences, labels, token_bytes);
+    return RaggedBatch(sequences, make_labels(sequences.size(), random), token_bytes);
 }
 
 RaggedBatch make_batch(const std::vector<size_t> &lengths, uint32_t words, Random &random,
                        uint32_t token_bytes = 2) {
     return make_batch(make_sequences(lengths, words, random), random, token_bytes);
-}
-
-// Gates that saturate now and then; states that stay bounded by the recurrent weights' scale.
-OracleModel make_oracle(const model_shape &shape, Random &random, double spread = 1.0) {
-    OracleModel oracle(shape);
-    for (auto *tensor : oracle.tensors()) {
-        for (double &value : *tensor) {
-            value = (double)(float)random.uniform(-spread, spread);
-        }
-    }
-    for (int dir = 0; dir < 2; dir++) {
-        for (double &value : oracle.w_hh[dir]) {
-            value = (double)(float)(value / std::sqrt((double)shape.hidden));
-        }
-    }
-    return oracle;
 }
 
 std::vector<float> flat_weights(OracleModel &oracle, const model_layout &layout) {

@@ -10,15 +10,12 @@
 #include <string>
 #include <vector>
 
-#include "host/base/rng.h"
 #include "host/model.h"
 #include "kernels/backend.h"
-#include "tests/support/oracle_model.h"
+#include "tests/support/op_cases.h"
 #include "tests/support/ragged_batch.h"
 
 namespace {
-
-using Sequences = std::vector<std::vector<uint32_t>>;
 
 // Float rounding through a few dozen steps; seen: states 3e-7 absolute, gradients 2e-6 of a
 // tensor's largest value.
@@ -31,49 +28,6 @@ std::vector<std::string> isas() {
         names.push_back(*name);
     }
     return names;
-}
-
-struct Random {
-    explicit Random(uint64_t seed) : rng(rng_make(seed, RNG_STREAM_DEMO, 77)) {}
-    double uniform(double low, double high) { return low + (high - low) * rng_uniform(&rng); }
-    uint32_t below(uint32_t bound) { return (uint32_t)rng_below(&rng, bound); }
-    struct rng rng;
-};
-
-Sequences make_sequences(const std::vector<size_t> &lengths, uint32_t vocabulary, Random &random) {
-    Sequences sequences;
-    for (size_t length : lengths) {
-        std::vector<uint32_t> ids(length);
-        for (auto &id : ids) {
-            id = random.below(vocabulary);
-        }
-        sequences.push_back(ids);
-    }
-    return sequences;
-}
-
-std::vector<uint8_t> make_labels(size_t count, Random &random) {
-    std::vector<uint8_t> labels(count);
-    for (auto &label : labels) {
-        label = (uint8_t)random.below(2);
-    }
-    return labels;
-}
-
-// Weights of a size that makes gates saturate now and then; every value is exactly a float.
-OracleModel make_oracle(const model_shape &shape, Random &random, double spread = 1.0) {
-    OracleModel oracle(shape);
-    for (auto *tensor : oracle.tensors()) {
-        for (double &value : *tensor) {
-            value = (double)(float)random.uniform(-spread, spread);
-        }
-    }
-    for (int dir = 0; dir < 2; dir++) {
-        for (double &value : oracle.w_hh[dir]) {
-            value = (double)(float)(value / std::sqrt((double)shape.hidden));
-        }
-    }
-    return oracle;
 }
 
 // A model on one backend with an oracle's weights and room for exactly one batch.

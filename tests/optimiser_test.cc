@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "host/base/rng.h"
 #include "kernels/backend.h"
+#include "tests/support/op_cases.h"
 
 namespace {
 
@@ -19,12 +19,6 @@ std::vector<std::string> isas() {
     }
     return names;
 }
-
-struct Random {
-    explicit Random(uint64_t seed) : rng(rng_make(seed, RNG_STREAM_DEMO, 78)) {}
-    double uniform(double low, double high) { return low + (high - low) * rng_uniform(&rng); }
-    struct rng rng;
-};
 
 class Optimiser : public testing::TestWithParam<std::string> {
   protected:

@@ -1,8 +1,8 @@
 /* fused_words.c - the words of a batch: W_ih E + b of each distinct one before the recurrence, and
  * after it the gradients of E and W_ih from the sums of the gate gradients of each word. */
-#include <assert.h>
 #include <string.h>
 
+#include "kernels/cpu/cpu_words.h"
 #include "kernels/cpu/fused.h"
 #include "kernels/cpu/tile.h"
 
@@ -18,32 +18,11 @@ static uint32_t tasks_of(size_t count, size_t each) {
 
 /* ---- numbering ---- */
 
-static uint32_t token_at(const struct batch_view *batch, uint64_t index) {
-    return batch->token_bytes == 2 ? ((const uint16_t *)batch->tokens)[index]
-                                   : ((const uint32_t *)batch->tokens)[index];
-}
-
-/* Number the distinct words in order of first sight, and note each token's number. */
 static void number_batch(const struct fused_job *job) {
-    const struct batch_view *batch = &job->args->batch;
     const struct fused_workspace *ws = &job->ws;
-    memset(ws->word_slot, 0xFF, job->args->shape.vocabulary * sizeof *ws->word_slot);
-    uint32_t distinct = 0;
-    uint64_t row = 0;
-    for (uint32_t b = 0; b < batch->sequences; b++) {
-        ws->offset[b] = row;
-        for (uint32_t t = 0; t < batch->length[b]; t++) {
-            uint32_t word = token_at(batch, batch->first[b] + t);
-            assert(word < job->args->shape.vocabulary);
-            if (ws->word_slot[word] == UINT32_MAX) {
-                ws->word_slot[word] = distinct;
-                ws->words[distinct++] = word;
-            }
-            ws->slot[row++] = ws->word_slot[word];
-        }
-    }
-    assert(row == batch->total_tokens);
-    *ws->distinct = distinct;
+    cpu_words_number(
+        &job->args->batch, job->args->shape.vocabulary,
+        &(struct cpu_words){ws->offset, ws->distinct, ws->words, ws->word_slot, ws->slot});
 }
 
 /* Number each slice's words by themselves: a slice sums gate gradients into rows of its own.

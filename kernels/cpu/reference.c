@@ -8,10 +8,10 @@
  */
 #include "kernels/cpu/reference.h"
 
-#include <assert.h>
 #include <string.h>
 
 #include "kernels/cpu/activation.h"
+#include "kernels/cpu/cpu_words.h"
 #include "kernels/cpu/cpu_workspace.h"
 #include "kernels/cpu/product.h"
 
@@ -37,32 +37,11 @@ static uint32_t slices_of(size_t rows) {
 
 /* ---- words of the batch ---- */
 
-static uint32_t token_at(const struct batch_view *batch, uint64_t index) {
-    return batch->token_bytes == 2 ? ((const uint16_t *)batch->tokens)[index]
-                                   : ((const uint32_t *)batch->tokens)[index];
-}
-
-/* Number the distinct words in order of first sight, and note each token's number. */
 static void index_words(const struct job *job) {
-    const struct batch_view *batch = &job->args->batch;
     const struct cpu_workspace *ws = &job->ws;
-    memset(ws->word_slot, 0xFF, job->args->shape.vocabulary * sizeof *ws->word_slot);
-    uint32_t distinct = 0;
-    uint64_t row = 0;
-    for (uint32_t b = 0; b < batch->sequences; b++) {
-        ws->offset[b] = row;
-        for (uint32_t t = 0; t < batch->length[b]; t++) {
-            uint32_t word = token_at(batch, batch->first[b] + t);
-            assert(word < job->args->shape.vocabulary);
-            if (ws->word_slot[word] == UINT32_MAX) {
-                ws->word_slot[word] = distinct;
-                ws->words[distinct++] = word;
-            }
-            ws->slot[row++] = ws->word_slot[word];
-        }
-    }
-    assert(row == batch->total_tokens);
-    *ws->distinct = distinct;
+    cpu_words_number(
+        &job->args->batch, job->args->shape.vocabulary,
+        &(struct cpu_words){ws->offset, ws->distinct, ws->words, ws->word_slot, ws->slot});
 }
 
 /* ---- forward ---- */
