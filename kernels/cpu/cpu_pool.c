@@ -13,8 +13,11 @@
 #endif
 
 /* THREADS: cpu_pool_run publishes a loop under `mutex` by raising `generation` and wakes the
- * workers; each worker takes part once per generation and reports back through `busy`. Tasks are
- * dealt out by `next`, one at a time, so that long ones do not wait behind each other. */
+ * workers; each worker takes part once per generation and reports back through `running`. Tasks are
+ * dealt out by `next`, one at a time, so that long ones do not wait behind each other.
+ * A training step is a dozen loops with little between them, and waking a sleeping thread takes as
+ * long as a small loop, on a virtual machine longer. So who waits looks for SPINS pauses, without
+ * the mutex, before it goes to sleep; what it looks at says only that asking again is worth while. */
 struct cpu_pool {
     /* constant after create */
     uint32_t threads;   /* workers and the caller */
@@ -30,9 +33,10 @@ struct cpu_pool {
     pthread_mutex_t mutex;
     pthread_cond_t start;
     pthread_cond_t finish;
-    uint64_t generation;
-    bool open;        /* workers may take part in this generation */
-    uint32_t running; /* workers that take part now */
+    _Atomic uint64_t generation; /* also read without the mutex, as `running` is */
+    bool open;                   /* workers may take part in this generation */
+    atomic_uint running;         /* workers that take part now */
+    uint32_t sleeping;           /* workers that wait for `start` */
     bool stop;
 };
 
@@ -81,13 +85,40 @@ static void run_tasks(struct cpu_pool *pool) {
     restore_mode(mode);
 }
 
+enum { SPINS = 2000 }; /* some 30 to 90 us: a pause takes 40 to 140 cycles, by processor */
+
+static void pause_briefly(void) {
+#if defined(__SSE2__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void spin_until_next(struct cpu_pool *pool, uint64_t seen) {
+    for (int i = 0;
+         i < SPINS && atomic_load_explicit(&pool->generation, memory_order_relaxed) == seen; i++) {
+        pause_briefly();
+    }
+}
+
+static void spin_until_finished(struct cpu_pool *pool) {
+    for (int i = 0; i < SPINS && atomic_load_explicit(&pool->running, memory_order_relaxed) > 0;
+         i++) {
+        pause_briefly();
+    }
+}
+
 static void *work(void *argument) {
     struct cpu_pool *pool = argument;
     uint64_t seen = 0;
-    pthread_mutex_lock(&pool->mutex);
     for (;;) {
+        spin_until_next(pool, seen);
+        pthread_mutex_lock(&pool->mutex);
         while ((!pool->open || pool->generation == seen) && !pool->stop) {
+            pool->sleeping++;
             pthread_cond_wait(&pool->start, &pool->mutex);
+            pool->sleeping--;
         }
         if (pool->stop) {
             break;
@@ -100,6 +131,7 @@ static void *work(void *argument) {
         if (--pool->running == 0) {
             pthread_cond_signal(&pool->finish);
         }
+        pthread_mutex_unlock(&pool->mutex);
     }
     pthread_mutex_unlock(&pool->mutex);
     return NULL;
@@ -117,13 +149,18 @@ void cpu_pool_run(struct cpu_pool *pool, uint32_t tasks,
         pthread_mutex_lock(&pool->mutex);
         pool->generation++;
         pool->open = true;
-        pthread_cond_broadcast(&pool->start);
+        if (pool->sleeping > 0) {
+            pthread_cond_broadcast(&pool->start);
+        }
         pthread_mutex_unlock(&pool->mutex);
     }
     run_tasks(pool);
     if (!alone) {
         pthread_mutex_lock(&pool->mutex);
-        pool->open = false;
+        pool->open = false; /* who has not come by now is not needed */
+        pthread_mutex_unlock(&pool->mutex);
+        spin_until_finished(pool);
+        pthread_mutex_lock(&pool->mutex);
         while (pool->running > 0) {
             pthread_cond_wait(&pool->finish, &pool->mutex);
         }
@@ -159,6 +196,8 @@ enum status cpu_pool_create(uint32_t threads, struct cpu_pool **out, struct erro
     pool->workers = workers;
     pool->threads = 1;
     atomic_init(&pool->next, 0);
+    atomic_init(&pool->generation, 0);
+    atomic_init(&pool->running, 0);
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->start, NULL);
     pthread_cond_init(&pool->finish, NULL);
