@@ -181,8 +181,14 @@ static void check_batch(const struct model_shape *shape, const struct batch_view
 static enum status lstm_forward(struct backend *be, const struct lstm_args *args,
                                 struct error *err) {
     (void)err;
+    const struct cpu_kernels *kernels = cpu(be)->kernels;
     check_batch(&args->shape, &args->batch);
-    cpu(be)->kernels->lstm_forward(cpu(be)->pool, args);
+    if (kernels->lstm_words != NULL) {
+        be->table->range_begin(be, "words");
+        kernels->lstm_words(cpu(be)->pool, args);
+        be->table->range_end(be);
+    }
+    kernels->lstm_forward(cpu(be)->pool, args);
     return STATUS_OK;
 }
 

@@ -13,9 +13,13 @@ static size_t workspace_bytes(const struct model_shape *shape, uint32_t sequence
     return fused_workspace_bytes(shape, SIMD_LANES, sequences, tokens, training);
 }
 
-static void lstm_forward(struct cpu_pool *pool, const struct lstm_args *args) {
+static void lstm_words(struct cpu_pool *pool, const struct lstm_args *args) {
     struct fused_job job = make_job(args);
     CPU_SYMBOL(fused_words_table)(pool, &job);
+}
+
+static void lstm_forward(struct cpu_pool *pool, const struct lstm_args *args) {
+    struct fused_job job = make_job(args);
     CPU_SYMBOL(fused_forward)(pool, &job);
 }
 
@@ -33,6 +37,7 @@ const struct cpu_kernels CPU_SYMBOL(cpu_fused) = {
     .isa = CPU_ISA_TEXT,
     .path = "cpu-fused-" CPU_ISA_TEXT,
     .workspace_bytes = workspace_bytes,
+    .lstm_words = lstm_words,
     .lstm_forward = lstm_forward,
     .lstm_backward = lstm_backward,
     .embedding_grad = embedding_grad,

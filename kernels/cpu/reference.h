@@ -25,6 +25,9 @@ struct cpu_kernels {
     /* Bytes of workspace for a batch; SIZE_MAX when it does not fit. */
     size_t (*workspace_bytes)(const struct model_shape *shape, uint32_t sequences, uint64_t tokens,
                               bool training);
+    /* The batch's words: their numbers, and W_ih E + b of each. Before lstm_forward, with the same
+     * arguments; NULL where lstm_forward does it itself. Apart so that it can be timed. */
+    void (*lstm_words)(struct cpu_pool *pool, const struct lstm_args *args);
     void (*lstm_forward)(struct cpu_pool *pool, const struct lstm_args *args);
     void (*lstm_backward)(struct cpu_pool *pool, const struct lstm_args *args);
     void (*embedding_grad)(struct cpu_pool *pool, const struct lstm_args *args);
