@@ -13,8 +13,9 @@
 
 /* What is asked for and absent is an error, never a silent fallback. */
 static enum status check_cpu(const struct options *options, struct error *err) {
-    CHECK(strcmp(options->precision, "fp32") == 0, err, STATUS_DEVICE,
-          "--precision %s: the CPU kernels compute in fp32 only", options->precision);
+    CHECK(strcmp(options->precision, "tf32") != 0, err, STATUS_DEVICE,
+          "--precision tf32 is for a GPU, and the CPU is what is used here: its kernels compute in "
+          "fp32, or some with bf16 factors (--precision bf16)");
     CHECK(strcmp(options->lstm, "auto") == 0, err, STATUS_DEVICE,
           "--lstm %s chooses between kernels of a GPU, and the CPU is what is used here; leave it "
           "out, or pass --device cuda",

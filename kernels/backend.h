@@ -133,12 +133,13 @@ struct backend_options {
     /* CPU */
     uint32_t threads; /* 0: the cores in the affinity mask and the cgroup's quota */
     const char *isa;  /* "auto" or one of backend_cpu_isa_names() */
+    /* CPU: "fp32", also for NULL, or "bf16"; CUDA: "fp32", "tf32" or "bf16" */
+    const char *precision;
     /* CUDA */
     uint32_t device; /* which one, from 0 */
     uint32_t hidden; /* H of the model that will run: decides between the fused kernels and cuDNN */
-    const char *lstm;      /* "auto", "fused" or "cudnn" */
-    const char *precision; /* "fp32", "tf32" or "bf16" */
-    bool graph;            /* record the step (`replay`) */
+    const char *lstm; /* "auto", "fused" or "cudnn" */
+    bool graph;       /* record the step (`replay`) */
 };
 
 /* Names the CPU paths of this build that this processor can run, best first, NULL-terminated. */
@@ -147,8 +148,8 @@ const char *const *backend_cpu_isa_names(void);
 /* Cores that this process may use: affinity mask and cgroup quota, at least 1. */
 uint32_t backend_cpu_default_threads(void);
 
-/* The CPU backend. STATUS_DEVICE when the processor lacks the asked-for isa, naming those it has.
- */
+/* The CPU backend. STATUS_DEVICE when the processor lacks the asked-for isa, naming those it has, or
+ * when there are no bf16 kernels for it or for that isa. */
 MUST_USE enum status backend_cpu_create(const struct backend_options *options, struct backend **out,
                                         struct error *err);
 

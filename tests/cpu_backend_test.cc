@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <limits>
 #include <mutex>
 #include <set>
@@ -237,6 +239,64 @@ TEST(CpuBackend, UnknownIsaNamesThoseThereAre) {
             EXPECT_NE(std::string(err.message).find(*name), std::string::npos) << err.message;
         }
     }
+}
+
+backend_options with_precision(const char *isa, const char *precision) {
+    backend_options options = {};
+    options.threads = 1;
+    options.isa = isa;
+    options.precision = precision;
+    return options;
+}
+
+bool has_bf16() {
+    std::ifstream info("/proc/cpuinfo");
+    std::string text((std::istreambuf_iterator<char>(info)), std::istreambuf_iterator<char>());
+    return backend_cpu_isa_names()[0] == std::string("avx512") &&
+           text.find("avx512_bf16") != std::string::npos;
+}
+
+// What is asked for is what runs, or nothing does.
+TEST(CpuBackend, Bf16IsHadWhereTheProcessorHasItAndRefusedElsewhere) {
+    for (const char *isa : {"auto", "avx512"}) {
+        backend *be = nullptr;
+        struct error err = {};
+        backend_options options = with_precision(isa, "bf16");
+        enum status status = backend_cpu_create(&options, &be, &err);
+        if (has_bf16()) {
+            ASSERT_EQ(status, STATUS_OK) << err.message;
+            EXPECT_STREQ(be->kernel_path, "cpu-fused-avx512-bf16");
+            EXPECT_NE(std::string(be->description).find("bf16"), std::string::npos);
+            be->table->free(be);
+        } else {
+            EXPECT_EQ(status, STATUS_DEVICE);
+            EXPECT_NE(std::string(err.message).find("AVX-512 BF16"), std::string::npos);
+        }
+    }
+}
+
+TEST(CpuBackend, Bf16IsRefusedForOtherKernels) {
+    for (const char *isa : {"avx2", "portable", "reference"}) {
+        backend *be = nullptr;
+        struct error err = {};
+        backend_options options = with_precision(isa, "bf16");
+        EXPECT_EQ(backend_cpu_create(&options, &be, &err), STATUS_DEVICE);
+        EXPECT_NE(std::string(err.message).find(std::string("--isa ") + isa), std::string::npos)
+            << err.message;
+    }
+}
+
+TEST(CpuBackend, NoPrecisionIsFp32) {
+    std::vector<std::string> paths;
+    for (const char *precision : {(const char *)nullptr, "fp32"}) {
+        backend *be = nullptr;
+        backend_options options = with_precision("auto", precision);
+        ASSERT_EQ(backend_cpu_create(&options, &be, nullptr), STATUS_OK);
+        paths.push_back(be->kernel_path);
+        be->table->free(be);
+    }
+    EXPECT_EQ(paths[0], paths[1]);
+    EXPECT_EQ(paths[0].find("bf16"), std::string::npos);
 }
 
 TEST(CpuBackend, DefaultThreadsAreWithinTheMachine) {

@@ -1,7 +1,9 @@
 // The fused CPU kernels against the reference, which ops_test holds against a double-precision
-// oracle: many shapes, the same bits for any number of threads, bad numbers, activations.
+// oracle: many shapes, the same bits for any number of threads, bad numbers, activations; with fp32
+// and, where the processor has it, with bf16 factors in the recurrence.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -27,12 +29,36 @@ namespace {
 constexpr double state_tolerance = 2e-6;
 constexpr double gradient_tolerance = 1e-5;
 
+// bf16 has 8 bits of significand: rounding moves a factor by 1 in 256 at most.
+constexpr double bf16_rounding = 1.0 / 256;
+
+// The instruction set avx512 with --precision bf16.
+const std::string bf16_path = "avx512-bf16";
+
+backend_options options_for(const std::string &path) {
+    backend_options options = {};
+    options.isa = path == bf16_path ? "avx512" : path.c_str();
+    options.precision = path == bf16_path ? "bf16" : "fp32";
+    return options;
+}
+
 std::vector<std::string> fused_isas() {
     std::vector<std::string> names;
     for (const char *const *name = backend_cpu_isa_names(); *name != nullptr; name++) {
         if (*name != std::string("reference")) {
             names.push_back(*name);
         }
+    }
+    return names;
+}
+
+std::vector<std::string> fused_paths() {
+    std::vector<std::string> names = fused_isas();
+    backend_options options = options_for(bf16_path);
+    backend *be = nullptr;
+    if (backend_cpu_create(&options, &be, nullptr) == STATUS_OK) {
+        be->table->free(be);
+        names.push_back(bf16_path);
     }
     return names;
 }
@@ -64,11 +90,10 @@ RaggedBatch make_batch(const Case &c, Random &random) {
 
 // A backend and the operations on it.
 struct Device {
-    Device(const std::string &isa, uint32_t threads, const model_shape &shape,
+    Device(const std::string &path, uint32_t threads, const model_shape &shape,
            const batch_limits &limits) {
-        backend_options options = {};
+        backend_options options = options_for(path);
         options.threads = threads;
-        options.isa = isa.c_str();
         EXPECT_EQ(backend_cpu_create(&options, &be, nullptr), STATUS_OK);
         run = std::make_unique<OpRun>(be, shape, limits);
     }
@@ -94,16 +119,62 @@ std::vector<float> make_weights(const model_layout &layout, const model_shape &s
     return weights;
 }
 
-void expect_near(const std::vector<float> &ours, const std::vector<float> &theirs, double tolerance,
-                 const std::string &what) {
-    ASSERT_EQ(ours.size(), theirs.size()) << what;
-    double largest = 1e-3, worst = 0;
-    for (size_t i = 0; i < ours.size(); i++) {
-        ASSERT_TRUE(std::isfinite(ours[i])) << what << " element " << i;
-        largest = std::max(largest, std::fabs((double)theirs[i]));
-        worst = std::max(worst, std::fabs((double)ours[i] - (double)theirs[i]));
+double largest_of(const std::vector<float> &values) {
+    double largest = 1e-3;
+    for (float value : values) {
+        largest = std::max(largest, std::fabs((double)value));
     }
-    EXPECT_LE(worst, tolerance * largest) << what;
+    return largest;
+}
+
+// Infinite when there is a NaN or one has more.
+double difference(const std::vector<float> &a, const std::vector<float> &b) {
+    double worst = a.size() == b.size() ? 0 : INFINITY;
+    for (size_t i = 0; i < std::min(a.size(), b.size()); i++) {
+        double d = std::fabs((double)a[i] - (double)b[i]);
+        worst = std::isfinite(d) ? std::max(worst, d) : INFINITY;
+    }
+    return worst;
+}
+
+// How far the reference moves when every element of W_hh moves by what bf16 rounds off at most, up
+// or down: {final_state, gradients of the tensors}, the largest of a few draws.
+std::vector<double> response(Device &reference, const RaggedBatch &batch,
+                             const std::vector<float> &d_state, std::vector<float> weights,
+                             const OpResult &unmoved, Random &random) {
+    std::vector<double> moved(8, 0);
+    const model_layout &layout = reference.run->layout();
+    for (int draw = 0; draw < 3; draw++) {
+        std::vector<float> other = weights;
+        for (size_t tensor : {2u, 5u}) {
+            for (size_t i = 0;
+                 i < layout.tensors[tensor].shape[0] * layout.tensors[tensor].shape[1]; i++) {
+                double sign = random.below(2) == 0 ? 1 : -1;
+                other[layout.offset[tensor] + i] *= (float)(1 + sign * bf16_rounding);
+            }
+        }
+        reference.run->set_weights(other);
+        OpResult result = reference.run->recurrence(batch, d_state);
+        moved[0] = std::max(moved[0], difference(result.final_state, unmoved.final_state));
+        for (size_t i = 0; i < 7; i++) {
+            moved[1 + i] =
+                std::max(moved[1 + i], difference(result.gradients[i], unmoved.gradients[i]));
+        }
+    }
+    reference.run->set_weights(weights);
+    return moved;
+}
+
+// Both factors of a product round, each by as much as `response` moves one of them, and not alike at
+// every step: four times that. dW_hh has roundings of its own, of dz and h.
+std::vector<double> bf16_tolerance(std::vector<double> response, const OpResult &reference) {
+    for (double &r : response) {
+        r *= 4;
+    }
+    for (size_t tensor : {2u, 5u}) {
+        response[1 + tensor] += 2 * bf16_rounding * largest_of(reference.gradients[tensor]);
+    }
+    return response;
 }
 
 class Fused : public testing::TestWithParam<std::string> {
@@ -125,10 +196,16 @@ class Fused : public testing::TestWithParam<std::string> {
         }
         OpResult a = ours.run->recurrence(batch, d_state);
         OpResult b = theirs.run->recurrence(batch, d_state);
-        expect_near(a.final_state, b.final_state, state_tolerance, "final_state");
+        std::vector<double> rounding(8, 0);
+        if (GetParam() == bf16_path) {
+            rounding = bf16_tolerance(response(theirs, batch, d_state, weights, b, random), b);
+        }
+        EXPECT_LE(difference(a.final_state, b.final_state),
+                  state_tolerance * largest_of(b.final_state) + rounding[0]);
         for (size_t i = 0; i < 7; i++) { // the head's are not the recurrence's
-            expect_near(a.gradients[i], b.gradients[i], gradient_tolerance,
-                        ours.run->layout().tensors[i].name);
+            EXPECT_LE(difference(a.gradients[i], b.gradients[i]),
+                      gradient_tolerance * largest_of(b.gradients[i]) + rounding[1 + i])
+                << ours.run->layout().tensors[i].name;
         }
         OpResult forward = ours.run->inference(batch);
         EXPECT_EQ(std::memcmp(forward.final_state.data(), a.final_state.data(),
@@ -216,7 +293,24 @@ TEST_P(Fused, BadNumbersShow) {
     }
 }
 
+// Otherwise fp32 would be what was tested.
+TEST_P(Fused, OnlyBf16RoundsItsFactors) {
+    Case c = {{50, 20, 32, 3}, 20, 30};
+    Random random(5);
+    RaggedBatch batch = make_batch(c, random);
+    Device ours(GetParam(), 2, c.shape, limits_of(batch));
+    Device theirs("reference", 2, c.shape, limits_of(batch));
+    auto weights = make_weights(ours.run->layout(), c.shape, random);
+    ours.run->set_weights(weights);
+    theirs.run->set_weights(weights);
+    OpResult a = ours.run->step(batch), b = theirs.run->step(batch);
+    bool rounds = difference(a.final_state, b.final_state) > 1e-4;
+    EXPECT_EQ(rounds, GetParam() == bf16_path);
+}
+
 // ---- activations ----
+
+class Probe : public testing::TestWithParam<std::string> {};
 
 bool fuses(const std::string &isa) {
 #if defined(__aarch64__)
@@ -228,7 +322,7 @@ bool fuses(const std::string &isa) {
 
 // Every 97th float of both signs, and the ends of the range; activation_test has the errors of the
 // scalar functions, and separate products for instruction sets that cannot fuse.
-TEST_P(Fused, ActivationsHaveTheBitsOfTheScalarOnes) {
+TEST_P(Probe, ActivationsHaveTheBitsOfTheScalarOnes) {
     const cpu_probe *probe = cpu_probe_find(GetParam().c_str());
     ASSERT_NE(probe, nullptr);
     std::vector<float> x;
@@ -257,7 +351,7 @@ TEST_P(Fused, ActivationsHaveTheBitsOfTheScalarOnes) {
     }
 }
 
-TEST_P(Fused, ActivationsOfNaNAreNaN) {
+TEST_P(Probe, ActivationsOfNaNAreNaN) {
     const cpu_probe *probe = cpu_probe_find(GetParam().c_str());
     for (size_t count : {1u, 3u, 65u}) {
         std::vector<float> x(count, std::nanf("")), sigmoid(count), tangent(count);
@@ -268,16 +362,19 @@ TEST_P(Fused, ActivationsOfNaNAreNaN) {
     }
 }
 
-TEST_P(Fused, TheProbeCountsItsWork) {
+TEST_P(Probe, TheProbeCountsItsWork) {
     const cpu_probe *probe = cpu_probe_find(GetParam().c_str());
     EXPECT_GT(probe->multiply_add(1), 0);
     EXPECT_EQ(probe->multiply_add(10), 10 * probe->multiply_add(1));
     EXPECT_EQ(cpu_probe_find("z80"), nullptr);
 }
 
-std::string isa_name(const testing::TestParamInfo<std::string> &info) {
-    return info.param;
+std::string path_name(const testing::TestParamInfo<std::string> &info) {
+    std::string name = info.param;
+    std::replace(name.begin(), name.end(), '-', '_');
+    return name;
 }
-INSTANTIATE_TEST_SUITE_P(Isa, Fused, testing::ValuesIn(fused_isas()), isa_name);
+INSTANTIATE_TEST_SUITE_P(Isa, Fused, testing::ValuesIn(fused_paths()), path_name);
+INSTANTIATE_TEST_SUITE_P(Isa, Probe, testing::ValuesIn(fused_isas()), path_name);
 
 } // namespace

@@ -327,6 +327,15 @@ const char *const *backend_cpu_isa_names(void) {
     return isa_names + best_kernels();
 }
 
+static const struct cpu_kernels *bf16_kernels(void) {
+#if defined(__x86_64__)
+    if (best_kernels() == 0 && __builtin_cpu_supports("avx512bf16")) {
+        return &cpu_fused_avx512_bf16;
+    }
+#endif
+    return NULL;
+}
+
 /* The kernels called `isa`, or NULL. */
 static const struct cpu_kernels *find_kernels(const char *isa) {
     size_t best = best_kernels();
@@ -353,8 +362,25 @@ const struct cpu_probe *cpu_probe_find(const char *isa) {
     return NULL;
 }
 
-static enum status choose_kernels(const char *isa, const struct cpu_kernels **out,
-                                  struct error *err) {
+static enum status choose_bf16(const char *isa, const struct cpu_kernels **out, struct error *err) {
+    bool asked = isa != NULL && strcmp(isa, "auto") != 0 && strcmp(isa, "avx512") != 0;
+    CHECK(
+        !asked, err, STATUS_DEVICE,
+        "--precision bf16: of the CPU kernels only avx512 has bf16, and --isa %.40s is asked for; "
+        "leave one of them out",
+        isa);
+    *out = bf16_kernels();
+    CHECK(*out != NULL, err, STATUS_DEVICE,
+          "--precision bf16: this processor has no instructions for it (AVX-512 BF16; avx512_bf16 "
+          "in /proc/cpuinfo); leave it out for fp32");
+    return STATUS_OK;
+}
+
+static enum status choose_kernels(const char *isa, const char *precision,
+                                  const struct cpu_kernels **out, struct error *err) {
+    if (precision != NULL && strcmp(precision, "bf16") == 0) {
+        return choose_bf16(isa, out, err);
+    }
     *out = find_kernels(isa);
     if (*out != NULL) {
         return STATUS_OK;
@@ -397,7 +423,7 @@ uint32_t backend_cpu_default_threads(void) {
 enum status backend_cpu_create(const struct backend_options *options, struct backend **out,
                                struct error *err) {
     const struct cpu_kernels *kernels = NULL;
-    TRY(choose_kernels(options->isa, &kernels, err));
+    TRY(choose_kernels(options->isa, options->precision, &kernels, err));
     uint32_t threads = options->threads > 0 ? options->threads : backend_cpu_default_threads();
     struct cpu_backend *be = calloc(1, sizeof *be);
     CHECK(be != NULL, err, STATUS_MEMORY, "out of memory for the CPU backend");

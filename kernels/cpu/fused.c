@@ -1,6 +1,12 @@
 /* fused.c - the operations of ops.h by the fused kernels; head, norm and Adam are the reference's. */
 #include "kernels/cpu/fused.h"
 
+#if defined(FUSED_BF16)
+#define FUSED_NAME "avx512-bf16"
+#else
+#define FUSED_NAME CPU_ISA_TEXT
+#endif
+
 static struct fused_job make_job(const struct lstm_args *args) {
     return (struct fused_job){.args = args,
                               .ws = fused_workspace_make(args->workspace, &args->shape, SIMD_LANES,
@@ -34,8 +40,8 @@ static void embedding_grad(struct cpu_pool *pool, const struct lstm_args *args) 
 }
 
 const struct cpu_kernels CPU_SYMBOL(cpu_fused) = {
-    .isa = CPU_ISA_TEXT,
-    .path = "cpu-fused-" CPU_ISA_TEXT,
+    .isa = FUSED_NAME,
+    .path = "cpu-fused-" FUSED_NAME,
     .workspace_bytes = workspace_bytes,
     .lstm_words = lstm_words,
     .lstm_forward = lstm_forward,

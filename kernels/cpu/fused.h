@@ -6,6 +6,9 @@
  * fused_pack.c     weights into the order the loops read them in
  * fused.c          the table of operations
  *
+ * The three recurrent products (h W_hh; dz W_hh; dz h summed over tokens) multiply factors as
+ * factors.h has them: fp32, or bf16 where the sources are compiled with FUSED_BF16.
+ *
  * The mathematics is that of ops.h and reference.c; what differs is where the numbers are while
  * they are worked on. A task carries one direction of one slice through time, a block of units after
  * the other, so that a block's weights stay in the nearest cache. Memory is slower than arithmetic
@@ -75,13 +78,14 @@ void CPU_SYMBOL(fused_backward)(struct cpu_pool *pool, const struct fused_job *j
 void CPU_SYMBOL(fused_words_gradients)(struct cpu_pool *pool, const struct fused_job *job);
 
 /* Pack W [4H, depth] as [blocks, depth, GATE_LANES]: the columns of a block's gates side by side.
- */
-void CPU_SYMBOL(fused_pack_gates)(float *to, const float *w, size_t H, size_t depth);
+ * With RECURRENT_TERMS as `terms`, as factors (factors.h), [blocks, factors_depth(depth),
+ * GATE_LANES]; with 1 as numbers. */
+void CPU_SYMBOL(fused_pack_gates)(float *to, const float *w, size_t H, size_t depth, int terms);
 
 /* Pack W [4H, columns] as [blocks, groups, GATE_LANES, group], a group being tile_columns() of
- * `padded` columns: a block's gates are the depth. */
+ * `padded` columns: a block's gates are the depth, and as factors [.., GATE_LANES / terms, group]. */
 void CPU_SYMBOL(fused_pack_depth)(float *to, const float *w, size_t H, size_t columns,
-                                  size_t padded);
+                                  size_t padded, int terms);
 
 /* The way back: rows in gate order [4 units, padded] to [4H, columns]. */
 void CPU_SYMBOL(fused_unpack)(float *to, const float *sums, size_t H, size_t columns,

@@ -11,8 +11,9 @@
 #include "kernels/cpu/tile.h"
 
 enum {
-    STATE_ROWS = SIMD_LOCKSTEP / 2, /* rows whose tanh is taken together */
-    AHEAD_ROWS = 8                  /* rows between the one that is fetched and the one in use */
+    STATE_ROWS = SIMD_LOCKSTEP / 2,        /* rows whose tanh is taken together */
+    AHEAD_ROWS = 8,                        /* from the row that is fetched to the one in use */
+    FACTORS = GATE_LANES / RECURRENT_TERMS /* floats of a row of dz as factors */
 };
 
 /* A slice on its way back. */
@@ -31,6 +32,7 @@ struct walk {
     float *dh, *next_dh; /* [count, units] gradient of h after the step and before it */
     float *dc;           /* [count, units] of c, moves from after the step to before it */
     float *u, *u_before; /* [count, units] tanh(c) after the step and before it */
+    float *factors;      /* [count, FACTORS] dz of one block where factors are narrower */
 
     /* the chunk: rows that wait for flush() */
     size_t rows;
@@ -80,10 +82,14 @@ ALWAYS_INLINE void cell_backward(const struct walk *w, size_t block, size_t row,
     const simd one = simd_all(1.0f);
     simd d = simd_multiply_add(dh * o, simd_multiply_add(-u, u, one), simd_load(w->dc + at));
     float *dz = w->dz + (block * FUSED_CHUNK + w->rows + row) * GATE_LANES;
-    simd_store(dz, d * g * (i * (one - i)));
-    simd_store(dz + SIMD_LANES, d * c * (f * (one - f)));
-    simd_store(dz + 2 * SIMD_LANES, d * i * simd_multiply_add(-g, g, one));
-    simd_store(dz + 3 * SIMD_LANES, dh * u * (o * (one - o)));
+    const simd gates[4] = {d * g * (i * (one - i)), d * c * (f * (one - f)),
+                           d * i * simd_multiply_add(-g, g, one), dh * u * (o * (one - o))};
+    SIMD_EACH(v, 4) {
+        simd_store(dz + v * SIMD_LANES, gates[v]);
+        if (RECURRENT_TERMS > 1) {
+            factors_store(w->factors + row * FACTORS, (size_t)v * SIMD_LANES, gates[v]);
+        }
+    }
     simd_store(w->dc + at, d * f);
 }
 
@@ -98,12 +104,13 @@ ALWAYS_INLINE void backward_tile(const int rows, const int vectors, const struct
                 block == 0 ? simd_zero() : simd_load(out + (size_t)r * w->units + v * SIMD_LANES);
         }
     }
-    struct tile_left dz = {.at = w->dz + (block * FUSED_CHUNK + w->rows + row) * GATE_LANES,
-                           .row = GATE_LANES,
+    const float *numbers = w->dz + (block * FUSED_CHUNK + w->rows + row) * GATE_LANES;
+    struct tile_left dz = {.at = RECURRENT_TERMS > 1 ? w->factors + row * FACTORS : numbers,
+                           .row = FACTORS,
                            .depth = 1};
-    struct tile_right w_hh = {.at = w->pack + (block * w->units + column) * GATE_LANES,
+    struct tile_right w_hh = {.at = w->pack + (block * w->units + column) * FACTORS,
                               .depth = (size_t)vectors * SIMD_LANES};
-    tile_multiply(rows, vectors, sum, GATE_LANES, dz, w_hh);
+    tile_multiply(RECURRENT_TERMS, rows, vectors, sum, FACTORS, dz, w_hh);
     SIMD_EACH(r, rows) {
         SIMD_EACH(v, vectors) {
             simd_store(out + (size_t)r * w->units + v * SIMD_LANES, sum[r][v]);
@@ -188,17 +195,20 @@ static void add_sums(struct walk *w, size_t block) {
     }
 }
 
+/* h and dz of the chunk become factors where they lie: nothing else reads them after this. */
 static void flush(struct walk *w) {
+    factors_rows(w->h, w->rows, w->units);
     for (size_t block = 0; block < w->blocks; block++) {
-        const struct tile_outer outer = {
-            .count = w->rows,
-            .rows = GATE_LANES,
-            .columns = w->units,
-            .left = {.at = w->dz + block * FUSED_CHUNK * GATE_LANES, .row = 1, .depth = GATE_LANES},
-            .right = {.at = w->h, .depth = w->units},
-            .total = w->dw + block * GATE_LANES * w->units};
-        tile_outer(&outer);
+        float *dz = w->dz + block * FUSED_CHUNK * GATE_LANES;
         add_sums(w, block);
+        factors_rows(dz, w->rows, GATE_LANES);
+        const struct tile_outer outer = {.count = factors_depth(w->rows),
+                                         .rows = GATE_LANES,
+                                         .columns = w->units,
+                                         .left = {.at = dz, .row = 1, .depth = GATE_LANES},
+                                         .right = {.at = w->h, .depth = w->units},
+                                         .total = w->dw + block * GATE_LANES * w->units};
+        tile_outer(RECURRENT_TERMS, &outer);
     }
     w->rows = 0;
 }
@@ -223,6 +233,7 @@ static struct walk walk_make(const struct fused_job *job, uint32_t task) {
     w.h = w.dz + FUSED_CHUNK * 4 * units;
     w.db = w.h + FUSED_CHUNK * units;
     w.dw = w.db + 4 * units;
+    w.factors = w.dw + 4 * units * units;
     memset(w.dh, 0, 5 * state * sizeof(float));
     memset(w.db, 0, (4 * units + 4 * units * units) * sizeof(float));
     uint64_t first = ws->slice_first[w.slice.index];
@@ -308,7 +319,7 @@ static void pack_task(void *context, uint32_t dir) {
     const struct fused_job *job = context;
     size_t H = job->args->shape.hidden;
     CPU_SYMBOL(fused_pack_depth)
-    (job->ws.pack_hh[dir], job->args->weights.w_hh[dir], H, H, job->ws.units);
+    (job->ws.pack_hh[dir], job->args->weights.w_hh[dir], H, H, job->ws.units, RECURRENT_TERMS);
 }
 
 /* db and dW_hh of one direction: the slices' sums, slice after slice. */

@@ -12,13 +12,15 @@ enum { STATE_ROWS = SIMD_LOCKSTEP / 2 }; /* rows whose tanh is taken together */
 /* A step of a slice. Rows are sequences; h and c are [count, units]. */
 struct step {
     size_t H, units, blocks;
+    size_t width, depth;           /* of factors: floats of a row, and those of them in use */
     const float *pack;             /* W_hh, see fused_pack_gates */
     const float *const *word;      /* [count] first block of each row's table row */
     const float *const *next_word; /* the same for what comes after this block */
     size_t next_block;             /* distance of that block */
     size_t table_block;            /* floats from one block of the table to the next */
-    const float *h;                /* before the step */
+    const float *h;                /* factors before the step, [count, width] */
     float *next_h;                 /* after it */
+    float *next_factors;           /* the same as factors where they are narrower */
     float *c;
     float *z;    /* [count, GATE_LANES] of one block */
     float *kept; /* [blocks, count, FUSED_KEPT, lanes] of this step, or NULL */
@@ -34,9 +36,9 @@ ALWAYS_INLINE void forward_tile(const int rows, const struct step *s, size_t blo
             sum[r][v] = simd_load(z + v * SIMD_LANES);
         }
     }
-    struct tile_left h = {.at = s->h + row * s->units, .row = s->units, .depth = 1};
-    struct tile_right w = {.at = s->pack + block * s->H * GATE_LANES, .depth = GATE_LANES};
-    tile_multiply(rows, SIMD_VECTORS, sum, s->H, h, w);
+    struct tile_left h = {.at = s->h + row * s->width, .row = s->width, .depth = 1};
+    struct tile_right w = {.at = s->pack + block * s->depth * GATE_LANES, .depth = GATE_LANES};
+    tile_multiply(RECURRENT_TERMS, rows, SIMD_VECTORS, sum, s->depth, h, w);
     SIMD_EACH(r, rows) {
         SIMD_EACH(v, SIMD_VECTORS) {
             simd_store(s->z + (row + (size_t)r) * GATE_LANES + v * SIMD_LANES, sum[r][v]);
@@ -80,7 +82,11 @@ ALWAYS_INLINE void state_tile(const int rows, const struct step *s, size_t block
     simd_tanh(rows, u);
     SIMD_EACH(r, rows) {
         simd o = simd_load(s->z + (row + (size_t)r) * GATE_LANES);
-        simd_store(s->next_h + at + (size_t)r * s->units, o * u[r]);
+        simd h = o * u[r];
+        simd_store(s->next_h + at + (size_t)r * s->units, h);
+        if (RECURRENT_TERMS > 1) {
+            factors_store(s->next_factors + (row + (size_t)r) * s->width, block * SIMD_LANES, h);
+        }
     }
 }
 
@@ -110,6 +116,14 @@ NEVER_INLINE static void activate_rows(const struct step *s, size_t block, size_
     }
 }
 
+/* The last unit's factor shares its place with one of the padding. Its weight is zero, but it may be
+ * NaN itself, of zero times infinity. */
+static void clear_padding(const struct step *s, size_t active) {
+    for (size_t row = 0; row < active; row++) {
+        factors_clear(s->next_factors + row * s->width, s->H);
+    }
+}
+
 /* A block's weights stay in the nearest cache while all rows pass. The rows of the table are too
  * many for it: those of the next block, or of the next step, are fetched meanwhile. */
 static void forward_step(struct step *s, const float *const *soon, size_t active) {
@@ -122,6 +136,9 @@ static void forward_step(struct step *s, const float *const *soon, size_t active
         if (s->kept != NULL) {
             s->kept += active * FUSED_KEPT * SIMD_LANES;
         }
+    }
+    if (s->H % RECURRENT_TERMS != 0) {
+        clear_padding(s, active);
     }
 }
 
@@ -154,12 +171,21 @@ static void forward_task(void *context, uint32_t task) {
     struct step s = {.H = job->args->shape.hidden,
                      .units = units,
                      .blocks = ws->blocks,
+                     .width = units / RECURRENT_TERMS,
+                     .depth = factors_depth(job->args->shape.hidden),
                      .pack = ws->pack_hh[slice.dir],
                      .table_block = (size_t)*ws->distinct * GATE_LANES,
                      .c = slice.scratch,
                      .z = slice.scratch + 3 * state,
                      .kept = slice.kept};
     float *h[2] = {slice.scratch + state, slice.scratch + 2 * state};
+    float *narrow = s.z + FUSED_SLICE * GATE_LANES;
+    float *factors[2] = {h[0], h[1]};
+    if (RECURRENT_TERMS > 1) {
+        factors[0] = narrow;
+        factors[1] = narrow + FUSED_SLICE * s.width;
+        memset(narrow, 0, FUSED_SLICE * s.width * sizeof(float));
+    }
     memset(slice.scratch, 0, 3 * state * sizeof(float));
     const float *word[2][FUSED_SLICE];
     uint32_t active = slice.count;
@@ -173,8 +199,9 @@ static void forward_task(void *context, uint32_t task) {
         }
         find_words(job, &slice, t + 1, active, word[(t + 1) % 2]);
         s.word = word[t % 2];
-        s.h = h[t % 2];
+        s.h = factors[t % 2];
         s.next_h = h[(t + 1) % 2];
+        s.next_factors = factors[(t + 1) % 2];
         forward_step(&s, word[(t + 1) % 2], active);
     }
     simd_stream_end();

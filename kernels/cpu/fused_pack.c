@@ -9,7 +9,16 @@ static size_t block_units(size_t H, size_t unit) {
     return H - unit < SIMD_LANES ? H - unit : SIMD_LANES;
 }
 
-void CPU_SYMBOL(fused_pack_gates)(float *to, const float *w, size_t H, size_t depth) {
+/* Leave the matrix [depth, columns] as it is, or make it factors; returns its floats. */
+static size_t factors_of(int terms, float *matrix, size_t depth, size_t columns) {
+    if (terms == 1) {
+        return depth * columns;
+    }
+    factors_rows(matrix, depth, columns);
+    return factors_depth(depth) * columns;
+}
+
+void CPU_SYMBOL(fused_pack_gates)(float *to, const float *w, size_t H, size_t depth, int terms) {
     for (size_t unit = 0; unit < H; unit += SIMD_LANES) {
         size_t valid = block_units(H, unit);
         memset(to, 0, valid < SIMD_LANES ? depth * GATE_LANES * sizeof(float) : 0);
@@ -21,7 +30,7 @@ void CPU_SYMBOL(fused_pack_gates)(float *to, const float *w, size_t H, size_t de
                 }
             }
         }
-        to += depth * GATE_LANES;
+        to += factors_of(terms, to, depth, GATE_LANES);
     }
 }
 
@@ -39,12 +48,12 @@ static void pack_group(float *to, const float *w, size_t H, size_t unit, size_t 
 }
 
 void CPU_SYMBOL(fused_pack_depth)(float *to, const float *w, size_t H, size_t columns,
-                                  size_t padded) {
+                                  size_t padded, int terms) {
     for (size_t unit = 0; unit < H; unit += SIMD_LANES) {
         for (size_t column = 0; column < padded;) {
             size_t group = tile_columns(padded - column);
             pack_group(to, w, H, unit, columns, column, group);
-            to += GATE_LANES * group;
+            to += factors_of(terms, to, GATE_LANES, group);
             column += group;
         }
     }

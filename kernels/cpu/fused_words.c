@@ -61,10 +61,11 @@ static void prepare_task(void *context, uint32_t index) {
     if (index == 4) {
         number_slices(job);
     } else if (index < 2) {
-        CPU_SYMBOL(fused_pack_gates)(ws->pack_ih[dir], w->w_ih[dir], H, job->args->shape.embedding);
-        CPU_SYMBOL(fused_pack_gates)(ws->bias[dir], w->bias[dir], H, 1);
+        CPU_SYMBOL(fused_pack_gates)
+        (ws->pack_ih[dir], w->w_ih[dir], H, job->args->shape.embedding, 1);
+        CPU_SYMBOL(fused_pack_gates)(ws->bias[dir], w->bias[dir], H, 1, 1);
     } else {
-        CPU_SYMBOL(fused_pack_gates)(ws->pack_hh[dir], w->w_hh[dir], H, H);
+        CPU_SYMBOL(fused_pack_gates)(ws->pack_hh[dir], w->w_hh[dir], H, H, RECURRENT_TERMS);
     }
 }
 
@@ -86,7 +87,7 @@ ALWAYS_INLINE void table_tile(const int rows, const struct table_block *t, size_
     }
     struct tile_left e = t->embedding;
     e.at += word * e.row;
-    tile_multiply(rows, SIMD_VECTORS, sum, t->E, e, t->w);
+    tile_multiply(1, rows, SIMD_VECTORS, sum, t->E, e, t->w);
     SIMD_EACH(r, rows) {
         SIMD_EACH(v, SIMD_VECTORS) {
             simd_store(t->out + (word + (size_t)r) * GATE_LANES + v * SIMD_LANES, sum[r][v]);
@@ -168,7 +169,7 @@ static void gather_task(void *context, uint32_t index) {
     if (index < 2) {
         CPU_SYMBOL(fused_pack_depth)
         (ws->pack_ih[index], job->args->weights.w_ih[index], shape->hidden, shape->embedding,
-         ws->inputs);
+         ws->inputs, 1);
     } else if (index < 2 + 2 * ws->blocks) {
         merge_slices(job, index % 2, (index - 2) / 2);
     } else {
@@ -199,7 +200,7 @@ ALWAYS_INLINE void embedding_tile(const int rows, const int vectors, const struc
                                .depth = 1};
         struct tile_right w = {.at = ws->pack_ih[dir] + (block * ws->inputs + column) * GATE_LANES,
                                .depth = group};
-        tile_multiply(rows, vectors, sum, GATE_LANES, dz, w);
+        tile_multiply(1, rows, vectors, sum, GATE_LANES, dz, w);
     }
     size_t E = job->args->shape.embedding;
     SIMD_EACH(r, rows) {
@@ -244,7 +245,7 @@ static void w_ih_task(void *context, uint32_t index) {
                      .depth = GATE_LANES},
             .right = {.at = ws->embedding + word * ws->inputs, .depth = ws->inputs},
             .total = total};
-        tile_outer(&outer);
+        tile_outer(1, &outer);
     }
 }
 

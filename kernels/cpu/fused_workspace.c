@@ -17,10 +17,12 @@ static uint64_t times(uint64_t a, uint64_t b) {
     return __builtin_mul_overflow(a, b, &product) ? UINT64_MAX : product;
 }
 
-/* Forward: h twice and c; z of a block. Backward: dh twice, dc, tanh(c) twice; a chunk's dz and h; db and dW. */
+/* Forward: h twice and c; z of a block; h twice as bf16. Backward: dh twice, dc, tanh(c) twice; a
+ * chunk's dz and h; db and dW; dz of a block as bf16. */
 static uint64_t scratch_floats(uint64_t units, uint64_t lanes, bool training) {
-    return training ? units * (FUSED_SLICE * 5 + FUSED_CHUNK * 5 + 4 + 4 * units)
-                    : (units * 3 + lanes * 4) * FUSED_SLICE;
+    return training ? units * (FUSED_SLICE * 5 + FUSED_CHUNK * 5 + 4 + 4 * units) +
+                          FUSED_SLICE * lanes * 4 / 2
+                    : (units * 4 + lanes * 4) * FUSED_SLICE;
 }
 
 static struct fused_workspace divide(struct cpu_arena *arena, const struct model_shape *shape,

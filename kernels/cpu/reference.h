@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 struct cpu_kernels {
-    const char *isa;  /* "portable", "avx2", "avx512" */
+    const char *isa;  /* "portable", "avx2", "avx512", "avx512-bf16" */
     const char *path; /* kernel_path of backend.h */
     /* Bytes of workspace for a batch; SIZE_MAX when it does not fit. */
     size_t (*workspace_bytes)(const struct model_shape *shape, uint32_t sequences, uint64_t tokens,
@@ -41,6 +41,7 @@ extern const struct cpu_kernels cpu_kernels_portable, cpu_fused_portable;
 #if defined(__x86_64__)
 extern const struct cpu_kernels cpu_kernels_avx2, cpu_fused_avx2;
 extern const struct cpu_kernels cpu_kernels_avx512, cpu_fused_avx512;
+extern const struct cpu_kernels cpu_fused_avx512_bf16; /* the recurrence with bf16 factors */
 #endif
 
 /* CPU_SYMBOL(name) is name_<isa>, CPU_ISA_TEXT the name of the instruction set. */

@@ -3,6 +3,7 @@
  *
  *     sum[r][:] += a(r, k) b(k, :)     for k from first to last
  *
+ * `terms` says what the elements are: 1, fp32 numbers; RECURRENT_TERMS, factors (factors.h). It,
  * `rows` and `vectors` are constants where a tile is used, so that its sums stay in registers. A
  * row's sum does not depend on the tile it is in: its bits are the same in a tile of 6 rows and of
  * 1.
@@ -10,7 +11,7 @@
 #ifndef CAIRN_KERNELS_CPU_TILE_H
 #define CAIRN_KERNELS_CPU_TILE_H
 
-#include "kernels/cpu/simd.h"
+#include "kernels/cpu/factors.h"
 
 /* Element (r, k) of the left matrix is at[r * row + k * depth]. */
 struct tile_left {
@@ -24,7 +25,7 @@ struct tile_right {
     size_t depth;
 };
 
-ALWAYS_INLINE void tile_multiply(const int rows, const int vectors,
+ALWAYS_INLINE void tile_multiply(const int terms, const int rows, const int vectors,
                                  simd sum[SIMD_ROWS][SIMD_VECTORS], size_t depth,
                                  struct tile_left a, struct tile_right b) {
     const float *left[SIMD_ROWS];
@@ -41,7 +42,7 @@ ALWAYS_INLINE void tile_multiply(const int rows, const int vectors,
             SIMD_EACH(r, rows) {
                 simd x = simd_all(left[r][k * a.depth]);
                 SIMD_EACH(v, vectors) {
-                    sum[r][v] = simd_multiply_add(x, w[v], sum[r][v]);
+                    sum[r][v] = factors_multiply_add(terms, x, w[v], sum[r][v]);
                 }
             }
         } else {
@@ -52,7 +53,7 @@ ALWAYS_INLINE void tile_multiply(const int rows, const int vectors,
             SIMD_EACH(v, vectors) {
                 simd w = simd_load(panel + v * SIMD_LANES);
                 SIMD_EACH(r, rows) {
-                    sum[r][v] = simd_multiply_add(x[r], w, sum[r][v]);
+                    sum[r][v] = factors_multiply_add(terms, x[r], w, sum[r][v]);
                 }
             }
         }
@@ -124,8 +125,8 @@ struct tile_outer {
     float *total; /* [rows, columns], added to: first the terms are summed by themselves */
 };
 
-ALWAYS_INLINE void tile_outer_block(const int rows, const int vectors, const struct tile_outer *o,
-                                    size_t row, size_t column) {
+ALWAYS_INLINE void tile_outer_block(const int rows, const int vectors, const int terms,
+                                    const struct tile_outer *o, size_t row, size_t column) {
     simd sum[SIMD_ROWS][SIMD_VECTORS];
     SIMD_EACH(r, rows) {
         SIMD_EACH(v, vectors) {
@@ -134,7 +135,7 @@ ALWAYS_INLINE void tile_outer_block(const int rows, const int vectors, const str
     }
     struct tile_left left = {o->left.at + row * o->left.row, o->left.row, o->left.depth};
     struct tile_right right = {o->right.at + column, o->right.depth};
-    tile_multiply(rows, vectors, sum, o->count, left, right);
+    tile_multiply(terms, rows, vectors, sum, o->count, left, right);
     SIMD_EACH(r, rows) {
         float *to = o->total + (row + (size_t)r) * o->columns + column;
 #pragma GCC unroll 4
@@ -145,12 +146,12 @@ ALWAYS_INLINE void tile_outer_block(const int rows, const int vectors, const str
 }
 
 /* total[i, :] += sum over n of left(i, n) right(n, :). */
-static inline void tile_outer(const struct tile_outer *o) {
+ALWAYS_INLINE void tile_outer(const int terms, const struct tile_outer *o) {
     for (size_t column = 0; column < o->columns; column += tile_columns(o->columns - column)) {
         size_t vectors = tile_columns(o->columns - column) / SIMD_LANES;
         for (size_t row = 0; row < o->rows;) {
             uint32_t rows = tile_rows(o->rows - row);
-            TILE_WITH_SIZE(rows, vectors, tile_outer_block, o, row, column);
+            TILE_WITH_SIZE(rows, vectors, tile_outer_block, terms, o, row, column);
             row += rows;
         }
     }
