@@ -11,7 +11,8 @@
  *     corpora.train, corpora.validation, corpora.vocabulary ...
  *     corpora_free(&corpora);
  *
- * THREADS: loading on the main thread (polls stop_signal: STATUS_STOPPED); read-only afterwards.
+ * THREADS: loading on the main thread (polls stop_signal: STATUS_STOPPED), while dataset_read's own
+ * thread reads ahead; read-only afterwards.
  */
 #ifndef CAIRN_HOST_CORPUS_H
 #define CAIRN_HOST_CORPUS_H

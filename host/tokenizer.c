@@ -76,6 +76,8 @@ enum status tokenizer_start(struct tokenizer *tokenizer, const char *text, size_
         tokenizer->scratch = scratch;
         tokenizer->scratch_capacity = capacity;
     }
+    tokenizer->start = tokenizer->size = 0;
+    tokenizer->space = tokenizer->space_count = 0;
     if (size == 0) { /* `text` may be NULL */
         tokenizer->at = tokenizer->end = NULL;
         return STATUS_OK;
@@ -89,25 +91,48 @@ enum status tokenizer_start(struct tokenizer *tokenizer, const char *text, size_
     return STATUS_OK;
 }
 
-/* Tokens are written to the front of the scratch buffer, even where the text itself lies there
- * (strip_html): a token is never longer than what was consumed for it, so it ends before `at`. */
-bool tokenizer_next(struct tokenizer *tokenizer, struct token *out) {
-    unsigned char *token = (unsigned char *)tokenizer->scratch;
+/* Clean the next bytes of the text, behind those before, and note where the white space is. Every
+ * byte takes the same path: words are so short that a branch for the end of each would be guessed
+ * wrong for most of them, which costs more than all the rest. With strip_html the text itself lies
+ * in scratch; what is written never overtakes what is read. */
+static void clean_stride(struct tokenizer *tokenizer) {
+    unsigned char *scratch = (unsigned char *)tokenizer->scratch;
     const unsigned char *at = tokenizer->at;
-    const unsigned char *end = tokenizer->end;
-    size_t size = 0;
-    while (at < end) {
+    size_t left = (size_t)(tokenizer->end - at);
+    const unsigned char *stop = at + (left < TOKENIZER_STRIDE ? left : TOKENIZER_STRIDE);
+    size_t size = tokenizer->size, count = 0;
+    while (at < stop) {
         unsigned char mapped = byte_map[*at++];
-        if (mapped == BYTE_SPACE) {
-            if (size > 0) {
-                break;
-            }
-            continue;
-        }
-        token[size] = mapped;
+        scratch[size] = mapped;
+        tokenizer->spaces[count] = size;
         size += mapped != BYTE_DELETE;
+        count += mapped == BYTE_SPACE;
     }
     tokenizer->at = at;
-    *out = (struct token){.bytes = tokenizer->scratch, .size = size};
-    return size > 0;
+    tokenizer->size = size;
+    tokenizer->space = 0;
+    tokenizer->space_count = count;
+}
+
+bool tokenizer_next(struct tokenizer *tokenizer, struct token *out) {
+    for (;;) {
+        size_t start = tokenizer->start;
+        size_t end = tokenizer->size;
+        if (tokenizer->space < tokenizer->space_count) {
+            end = tokenizer->spaces[tokenizer->space++];
+            tokenizer->start = end + 1;
+        } else if (tokenizer->at < tokenizer->end) {
+            clean_stride(tokenizer);
+            continue;
+        } else if (start == end) {
+            *out = (struct token){0};
+            return false;
+        } else { /* the last word */
+            tokenizer->start = end;
+        }
+        if (end > start) { /* not white space behind white space */
+            *out = (struct token){.bytes = tokenizer->scratch + start, .size = end - start};
+            return true;
+        }
+    }
 }

@@ -35,17 +35,22 @@ extern "C" {
 #endif
 
 struct token {
-    const char *bytes; /* not NUL-terminated; valid until the next tokenizer_next */
+    const char *bytes; /* not NUL-terminated; valid until the next tokenizer_start */
     size_t size;       /* > 0 */
 };
+
+enum { TOKENIZER_STRIDE = 512 };
 
 /* Walks over one text at a time. tokenizer_deinit when done (it owns a scratch buffer
  * that it reuses from text to text). */
 struct tokenizer {
     bool strip_html;
-    char *scratch;
+    char *scratch; /* the text as far as it was cleaned: mapped, white space as ' ', none deleted */
     size_t scratch_capacity;
-    const unsigned char *at, *end; /* the rest of the text */
+    const unsigned char *at, *end;   /* the rest of the text, not cleaned yet */
+    size_t start, size;              /* where the next token starts in scratch; bytes in scratch */
+    size_t spaces[TOKENIZER_STRIDE]; /* where in scratch white space was met in the last stride */
+    size_t space, space_count;       /* the next one; how many */
 };
 
 void tokenizer_init(struct tokenizer *tokenizer, bool strip_html);
@@ -78,7 +83,7 @@ const char *vocabulary_text(const struct vocabulary *vocabulary, size_t *size);
 /* From the text of a file or tensor. One token a line; the last newline may be missing; CR LF is
  * accepted in a file. When the first two lines are not "" and "[UNK]" those are put in front (as
  * Keras' set_vocabulary does). STATUS_DATA with `name` and the line: empty line inside, duplicate,
- * a NUL byte. `name` is for messages. */
+ * a NUL byte, a CR inside a token. `name` is for messages. */
 MUST_USE enum status vocabulary_parse(const char *text, size_t size, const char *name,
                                       struct vocabulary **out, struct error *err);
 MUST_USE enum status vocabulary_load(const struct file_table *files, const char *path,

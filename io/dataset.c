@@ -9,6 +9,7 @@
 #include "host/base/rng.h"
 #include "host/base/stop.h"
 #include "io/dataset_readers.h"
+#include "io/read_ahead.h"
 
 /* Seed of the base order: part of the meaning of every data set, never to be changed. */
 static const uint64_t base_order_seed = 20110626;
@@ -362,14 +363,27 @@ static enum status check_classes(const struct dataset *dataset, enum dataset_par
     return STATUS_OK;
 }
 
+struct part_source {
+    struct dataset *dataset;
+    enum dataset_part part;
+};
+
+static enum status push_part(void *context, dataset_callback push, void *push_context,
+                             struct error *err) {
+    const struct part_source *source = context;
+    struct dataset *dataset = source->dataset;
+    dataset->callback = push;
+    dataset->context = push_context;
+    return dataset->reader->read(dataset, source->part, err);
+}
+
 enum status dataset_read(struct dataset *dataset, enum dataset_part part, dataset_callback callback,
                          void *context, struct error *err) {
     CHECK(part == DATASET_TRAIN || dataset->has_test, err, STATUS_DATA,
           "%s has no test part: expected test/pos and test/neg", dataset->path);
     forget_last_read(dataset, part);
-    dataset->callback = callback;
-    dataset->context = context;
-    TRY(dataset->reader->read(dataset, part, err));
+    struct part_source source = {.dataset = dataset, .part = part};
+    TRY(read_ahead(push_part, &source, callback, context, err));
     TRY(make_note(dataset, err));
     TRY(check_classes(dataset, part, err));
     return dataset->reader->is_tree ? make_base_order(dataset, part, err) : STATUS_OK;

@@ -2,7 +2,7 @@
  * corpus.
  *
  * A data set has a training part, a test part, or one part without a name (a single file). Readers
- * push: each example goes to a callback as soon as it has been read, so nothing but one text is in
+ * push: each example goes to a callback, and only the few that were read ahead (read_ahead.h) are in
  * memory. Files keep their order. Folders and archives are read in any order and afterwards
  * permuted into the base order: sorted paths, permuted by a fixed key, the same for a folder and
  * for an archive of it, so that the head of the list sees both classes.
@@ -27,7 +27,8 @@
  * ERRORS: bad input is STATUS_DATA with file, line (or archive entry) and what was expected; a
  * missing path STATUS_INPUT. Nothing is skipped silently: entries that are not used are reported by
  * dataset_note. stop_signal() is polled: STATUS_STOPPED.
- * THREADS: one thread at a time.
+ * THREADS: one thread at a time. dataset_read reads on a thread of its own, which has ended when it
+ * returns; the callback runs on the caller's.
  */
 #ifndef CAIRN_IO_DATASET_H
 #define CAIRN_IO_DATASET_H

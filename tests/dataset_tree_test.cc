@@ -166,6 +166,24 @@ TEST_F(Folder, UnreadableFiles) {
     EXPECT_EQ(read(path, DATASET_TRAIN, &table).result, STATUS_IO);
 }
 
+// Files are read ahead; what is reported is still the first bad one, behind all that came before.
+TEST_F(Folder, FirstBadFileInOrderIsNamed) {
+    std::string path = make_tree("d");
+    for (int i = 1000; i < 1600; i++) {
+        file("d/train/neg/" + std::to_string(i) + ".txt", std::string(2000, 'x'));
+    }
+    file("d/train/neg/1500.txt", std::string("a\n\0", 3));
+    file("d/train/neg/1550.txt", std::string("\0", 1));
+    dataset *dataset;
+    ASSERT_EQ(dataset_open(&file_posix, path.c_str(), &dataset, nullptr), STATUS_OK);
+    Examples pushed;
+    error err = {};
+    EXPECT_EQ(dataset_read(dataset, DATASET_TRAIN, collect_example, &pushed, &err), STATUS_DATA);
+    EXPECT_TRUE(has(err.message, path + "/train/neg/1500.txt: line 2"));
+    EXPECT_EQ(pushed.size(), 501u); // 1.txt and 1000 to 1499
+    dataset_close(dataset);
+}
+
 // ---- archives ----
 
 std::string tree_archive(const std::string &top) {
@@ -297,6 +315,26 @@ TEST_F(DatasetTest, StopSignalEndsEveryReader) {
         EXPECT_EQ(read(path).result, STATUS_STOPPED) << path;
     }
     stop_reset();
+}
+
+// The signal comes while much is left to read: reading ahead is bounded, so it is seen.
+TEST_F(DatasetTest, StopSignalEndsAReadThatRuns) {
+    std::string content = "text,label\n";
+    while (content.size() < 4 << 20) {
+        content += std::string(1000, 'a') + ",0\n" + std::string(1000, 'b') + ",1\n";
+    }
+    dataset *dataset;
+    std::string path = file("a.csv", content);
+    ASSERT_EQ(dataset_open(&file_posix, path.c_str(), &dataset, nullptr), STATUS_OK);
+    auto stop_at_first = [](void *, const char *, size_t, unsigned, error *) {
+        stop_raise(SIGTERM);
+        return STATUS_OK;
+    };
+    error err = {};
+    EXPECT_EQ(dataset_read(dataset, DATASET_TRAIN, stop_at_first, nullptr, &err), STATUS_STOPPED);
+    EXPECT_TRUE(has(err.message, path));
+    stop_reset();
+    dataset_close(dataset);
 }
 
 } // namespace

@@ -215,6 +215,29 @@ TEST(Tokenizer, EqualsReferenceOnRandomBytes) {
     }
 }
 
+// The text is cleaned stride by stride: words, deleted bytes and white space lie across the seams.
+TEST(Tokenizer, WordsMayCrossStrides) {
+    const size_t stride = TOKENIZER_STRIDE;
+    std::mt19937 random(11);
+    for (bool strip_html : {false, true}) {
+        tokenizer words;
+        tokenizer_init(&words, strip_html);
+        for (size_t size : {stride - 1, stride, stride + 1, 2 * stride, 9 * stride + 5}) {
+            for (int i = 0; i < 20; i++) {
+                std::string text = random_text(random, size);
+                ASSERT_EQ(tokens_of(&words, text), reference_tokens(text, strip_html));
+            }
+            for (const char *end : {"", " ", "!", " !", "! b"}) {
+                std::string text = std::string(size, 'a') + end;
+                ASSERT_EQ(tokens_of(&words, text), reference_tokens(text, strip_html)) << end;
+                text = std::string(size, ' ') + end;
+                ASSERT_EQ(tokens_of(&words, text), reference_tokens(text, strip_html)) << end;
+            }
+        }
+        tokenizer_deinit(&words);
+    }
+}
+
 TEST(Tokenizer, StripHtmlTakesTagsOnly) {
     EXPECT_EQ(tokens_of("great!<br /><br />The <B class='x'>end</b><!-- no -->.", true),
               (Strings{"great", "the", "end"}));
@@ -336,6 +359,8 @@ TEST(Vocabulary, ParseRefusesWithNameAndLine) {
     EXPECT_TRUE(has(refusal("\nthe\n"), "line 1 is empty"));
     EXPECT_TRUE(has(refusal("the\n[UNK]\n"), "line 2"));
     EXPECT_TRUE(has(refusal(std::string("the\na\0b\n", 8)), "line 2 holds a NUL"));
+    // Written with LF and read again, "a\r" would be "a".
+    EXPECT_TRUE(has(refusal("the\na\r\r\nb\n"), "line 2 holds a carriage return"));
     EXPECT_TRUE(has(refusal(""), "words.txt is empty"));
     EXPECT_FALSE(has(refusal("a\x1b[31m\na\x1b[31m\n"), "\x1b"));
 }
