@@ -235,6 +235,12 @@ static enum status parse_line(struct vocabulary *vocabulary, struct token line, 
     CHECK(memchr(line.bytes, '\0', line.size) == NULL, err, STATUS_DATA,
           "%s: line %llu holds a NUL byte: expected a text file with one token a line", name,
           (unsigned long long)number);
+    /* Written into a checkpoint and read again it would be another token: one CR ends a line. */
+    CHECK(
+        memchr(line.bytes, '\r', line.size) == NULL, err, STATUS_DATA,
+        "%s: line %llu holds a carriage return in the token: expected one token a line, each line "
+        "ended by LF or CR LF",
+        name, (unsigned long long)number);
     bool added;
     uint32_t id = table_intern(&vocabulary->table, line.bytes, line.size, &added);
     if (id == UINT32_MAX) {
