@@ -66,6 +66,7 @@ enum status signals_start(struct error *err) {
     sigset_t set = watched_signals();
     pthread_t thread;
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* under `ulimit -f` a write fails with EFBIG, as on a full disk */
     int failure = pthread_sigmask(SIG_BLOCK, &set, NULL);
     if (failure == 0) {
         failure = pthread_create(&thread, NULL, watch, NULL);
@@ -146,6 +147,7 @@ static int spawn(char **argv, pid_t *pid) {
     sigemptyset(&none);
     sigemptyset(&defaults);
     sigaddset(&defaults, SIGPIPE);
+    sigaddset(&defaults, SIGXFSZ);
     int failure = posix_spawnattr_init(&attributes);
     if (failure != 0) {
         return failure;

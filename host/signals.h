@@ -4,7 +4,8 @@
  * every thread and taken by one watcher thread with sigwait: the first one raises the flag of
  * host/base/stop.h, the second one ends the process at once with 128 + n (whatever is durable
  * stays). SIGPIPE is ignored: a write to a closed pipe fails with EPIPE and the command ends
- * quietly.
+ * quietly. So is SIGXFSZ: a write beyond the limit on the size of files fails with EFBIG and is
+ * treated as one on a full disk.
  *
  * Usage:
  *     TRY(signals_start(err));     first thing in main, before any other thread

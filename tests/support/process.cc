@@ -97,8 +97,8 @@ void redirect(const char *path, int flags, int target) {
     std::signal(SIGTERM, SIG_DFL);
     std::signal(SIGUSR1, SIG_DFL);
     if (options.file_bytes_max > 0) {
-        // With SIGXFSZ ignored the write fails with EFBIG: a full disk that needs no mount.
-        std::signal(SIGXFSZ, SIG_IGN);
+        // A full disk that needs no mount. The program itself has to ignore the signal.
+        std::signal(SIGXFSZ, SIG_DFL);
         struct rlimit limit = {options.file_bytes_max, options.file_bytes_max};
         setrlimit(RLIMIT_FSIZE, &limit);
     }
