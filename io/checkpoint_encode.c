@@ -108,11 +108,35 @@ static bool all_finite_f64(const uint8_t *data, size_t count) {
     return bad == 0;
 }
 
+/* `exponent`: all bits of a two-byte format's. */
+static bool all_finite_16(const uint8_t *data, size_t count, uint16_t exponent) {
+    uint32_t bad = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint16_t bits;
+        memcpy(&bits, data + i * sizeof bits, sizeof bits);
+        bad |= (uint32_t)((bits & exponent) == exponent);
+    }
+    return bad == 0;
+}
+
+static bool all_finite(enum dtype dtype, const uint8_t *data, size_t count) {
+    switch (dtype) {
+    case DTYPE_F32:
+        return all_finite_f32(data, count);
+    case DTYPE_F64:
+        return all_finite_f64(data, count);
+    case DTYPE_F16:
+        return all_finite_16(data, count, 0x7C00u);
+    case DTYPE_BF16:
+        return all_finite_16(data, count, 0x7F80u);
+    default:
+        return true;
+    }
+}
+
 static bool element_is_finite(const struct tensor_view *tensor, size_t index) {
     size_t width = dtype_bytes(tensor->dtype);
-    return tensor->dtype == DTYPE_F32
-               ? all_finite_f32((const uint8_t *)tensor->data + index * width, 1)
-               : all_finite_f64((const uint8_t *)tensor->data + index * width, 1);
+    return all_finite(tensor->dtype, (const uint8_t *)tensor->data + index * width, 1);
 }
 
 /* Values that describe the run rather than the model: a NaN among them is legal. */
@@ -123,9 +147,7 @@ static bool may_be_nonfinite(const char *name) {
 static enum status check_finite(const struct tensor_view *tensor, struct error *err) {
     uint64_t elements;
     if (may_be_nonfinite(tensor->name) || !tensor_elements(tensor, &elements) ||
-        (tensor->dtype == DTYPE_F32 && all_finite_f32(tensor->data, (size_t)elements)) ||
-        (tensor->dtype == DTYPE_F64 && all_finite_f64(tensor->data, (size_t)elements)) ||
-        (tensor->dtype != DTYPE_F32 && tensor->dtype != DTYPE_F64)) {
+        all_finite(tensor->dtype, tensor->data, (size_t)elements)) {
         return STATUS_OK;
     }
     size_t at = 0;

@@ -167,8 +167,8 @@ static enum status read_tensor(const char *name, const json_t *entry, struct pla
     CHECK(json_is_string(dtype), err, STATUS_CORRUPT, "tensor '%s': \"dtype\" is not a string",
           show(name).text);
     CHECK(dtype_from_name(json_string_value(dtype), &out->view.dtype), err, STATUS_CORRUPT,
-          "tensor '%s' has dtype '%s'; F32, F64, I64 and U8 can be read", show(name).text,
-          show(json_string_value(dtype)).text);
+          "tensor '%s' has dtype '%s'; F64, F32, F16, BF16, I64, I32 and U8 can be read",
+          show(name).text, show(json_string_value(dtype)).text);
     TRY(read_shape(shape, &out->view, err));
     return read_offsets(offsets, out, err);
 }

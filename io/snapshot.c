@@ -16,13 +16,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* By-value tensors start at multiples of this: the largest element. */
-enum { HOST_ALIGNMENT = 8 };
+enum {
+    HOST_ALIGNMENT = 8,     /* by-value tensors start at multiples of it: the largest element */
+    GATHER_ALIGNMENT = 256, /* so do gathered ones: copies of a device like it */
+};
 
 struct snapshot_pool {
     /* constant after create */
     struct backend *be;
-    const uint8_t *region;
+    const uint8_t *region; /* NULL: the pool gathers, or has no device tensors */
     size_t device_bytes;
     uint8_t *staging[SNAPSHOT_SLOTS];             /* device memory; NULL with unified memory */
     struct backend_event *staged[SNAPSHOT_SLOTS]; /* the region is in the staging buffer */
@@ -39,9 +41,10 @@ static enum status grow_host_copy(struct snapshot_slot *slot, size_t bytes, stru
     if (bytes <= slot->host_capacity && slot->host_copy != NULL) {
         return STATUS_OK;
     }
-    /* Half as much again, so that a history that grows by a row per epoch does not come here each
-     * time; the old content is of no use. */
-    size_t capacity = bytes + bytes / 2 + HOST_ALIGNMENT;
+    /* When it grows, by half as much again, so that a history that grows by a row per epoch does
+     * not come here each time; the old content is of no use. */
+    size_t spare = slot->host_copy == NULL ? 0 : bytes / 2;
+    size_t capacity = bytes + spare + HOST_ALIGNMENT;
     uint8_t *memory = malloc(capacity);
     CHECK(memory != NULL, err, STATUS_MEMORY,
           "snapshot: no memory for %zu bytes of host values; nothing was saved", capacity);
@@ -90,7 +93,6 @@ static void free_slot(struct snapshot_pool *pool, size_t index) {
 enum status snapshot_pool_create(struct backend *be, const void *device_region, size_t device_bytes,
                                  size_t host_capacity, struct snapshot_pool **out,
                                  struct error *err) {
-    assert(device_region != NULL || device_bytes == 0);
     *out = NULL;
     struct snapshot_pool *pool = calloc(1, sizeof *pool);
     CHECK(pool != NULL, err, STATUS_MEMORY, "snapshot: no memory for the pool");
@@ -182,15 +184,40 @@ void snapshot_release(struct snapshot_slot *slot) {
 
 /* ---- fill and wait ---- */
 
-static size_t align_up(size_t bytes) {
-    return (bytes + HOST_ALIGNMENT - 1) / HOST_ALIGNMENT * HOST_ALIGNMENT;
+static size_t align_up(size_t bytes, size_t alignment) {
+    return (bytes + alignment - 1) / alignment * alignment;
+}
+
+size_t snapshot_gathered_bytes(const struct snapshot_source *sources, size_t count) {
+    size_t total = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t bytes = 0;
+        if (sources[i].kind == SNAPSHOT_DEVICE && tensor_bytes(&sources[i].view, &bytes)) {
+            total += align_up((size_t)bytes, GATHER_ALIGNMENT);
+        }
+    }
+    return total;
+}
+
+/* A device tensor's place in the slot's image; *gathered: bytes of it that are taken. */
+static enum status place_device_tensor(struct snapshot_slot *slot, struct tensor_view *tensor,
+                                       uint64_t bytes, size_t *gathered, struct error *err) {
+    const struct snapshot_pool *pool = slot->pool;
+    /* As numbers: comparing pointers into different objects has no meaning in C. */
+    uintptr_t offset =
+        pool->region == NULL ? *gathered : (uintptr_t)tensor->data - (uintptr_t)pool->region;
+    CHECK(bytes <= pool->device_bytes && offset <= pool->device_bytes - bytes, err, STATUS_INTERNAL,
+          "snapshot: tensor %s does not lie in the device region", tensor->name);
+    tensor->data = slot->device_copy + offset;
+    *gathered += align_up((size_t)bytes, GATHER_ALIGNMENT);
+    return STATUS_OK;
 }
 
 /* Where the tensors will lie in the slot; *host_bytes: what the by-value ones take. The data of
  * by-value tensors is set by copy_host_values, once their memory is known to be large enough. */
 static enum status place_tensors(struct snapshot_slot *slot, const struct snapshot_source *sources,
                                  size_t count, size_t *host_bytes, struct error *err) {
-    const struct snapshot_pool *pool = slot->pool;
+    size_t gathered = 0;
     CHECK(count <= SNAPSHOT_TENSORS_MAX, err, STATUS_INTERNAL,
           "snapshot: %zu tensors, at most %d are possible", count, (int)SNAPSHOT_TENSORS_MAX);
     *host_bytes = 0;
@@ -203,14 +230,9 @@ static enum status place_tensors(struct snapshot_slot *slot, const struct snapsh
         if (bytes == 0) {
             tensor->data = NULL;
         } else if (sources[i].kind == SNAPSHOT_HOST) {
-            *host_bytes += align_up((size_t)bytes);
+            *host_bytes += align_up((size_t)bytes, HOST_ALIGNMENT);
         } else if (sources[i].kind == SNAPSHOT_DEVICE) {
-            /* As numbers: comparing pointers into different objects has no meaning in C. */
-            uintptr_t offset = (uintptr_t)tensor->data - (uintptr_t)pool->region;
-            CHECK(bytes <= pool->device_bytes && offset <= pool->device_bytes - bytes, err,
-                  STATUS_INTERNAL, "snapshot: tensor %s does not lie in the device region",
-                  tensor->name);
-            tensor->data = slot->device_copy + offset;
+            TRY(place_device_tensor(slot, tensor, bytes, &gathered, err));
         }
     }
     return STATUS_OK;
@@ -225,12 +247,35 @@ static void copy_host_values(struct snapshot_slot *slot, const struct snapshot_s
             bytes > 0) {
             slot->tensors[i].data = slot->host_copy + offset;
             memcpy(slot->tensors[i].data, sources[i].view.data, (size_t)bytes);
-            offset += align_up((size_t)bytes);
+            offset += align_up((size_t)bytes, HOST_ALIGNMENT);
         }
     }
 }
 
-static enum status enqueue_copies(struct snapshot_slot *slot, struct error *err) {
+/* The device tensors into `image`, each where place_tensors put it, behind the compute stream. */
+static enum status copy_device_tensors(const struct snapshot_slot *slot,
+                                       const struct snapshot_source *sources, size_t count,
+                                       uint8_t *image, struct error *err) {
+    const struct snapshot_pool *pool = slot->pool;
+    const struct backend_table *table = pool->be->table;
+    if (pool->region != NULL) {
+        return table->copy(pool->be, image, pool->region, pool->device_bytes,
+                           BACKEND_STREAM_COMPUTE, err);
+    }
+    for (size_t i = 0; i < count; i++) {
+        uint64_t bytes = 0;
+        if (sources[i].kind == SNAPSHOT_DEVICE && tensor_bytes(&sources[i].view, &bytes) &&
+            bytes > 0) {
+            size_t offset = (size_t)((uint8_t *)slot->tensors[i].data - slot->device_copy);
+            TRY(table->copy(pool->be, image + offset, sources[i].view.data, (size_t)bytes,
+                            BACKEND_STREAM_COMPUTE, err));
+        }
+    }
+    return STATUS_OK;
+}
+
+static enum status enqueue_copies(struct snapshot_slot *slot, const struct snapshot_source *sources,
+                                  size_t count, struct error *err) {
     struct snapshot_pool *pool = slot->pool;
     struct backend *be = pool->be;
     const struct backend_table *table = be->table;
@@ -238,16 +283,14 @@ static enum status enqueue_copies(struct snapshot_slot *slot, struct error *err)
         return STATUS_OK;
     }
     if (be->unified_memory) {
-        TRY(table->copy(be, slot->device_copy, pool->region, pool->device_bytes,
-                        BACKEND_STREAM_COMPUTE, err));
+        TRY(copy_device_tensors(slot, sources, count, slot->device_copy, err));
         return table->event_record(be, slot->copied, BACKEND_STREAM_COMPUTE, err);
     }
     size_t index = (size_t)(slot - pool->slots);
     /* A save that a newer one replaced was not waited for: its way to the host may still read the
      * staging copy. Otherwise `copied` was reached long ago and this is free. */
     TRY(table->stream_wait_event(be, BACKEND_STREAM_COMPUTE, slot->copied, err));
-    TRY(table->copy(be, pool->staging[index], pool->region, pool->device_bytes,
-                    BACKEND_STREAM_COMPUTE, err));
+    TRY(copy_device_tensors(slot, sources, count, pool->staging[index], err));
     TRY(table->event_record(be, pool->staged[index], BACKEND_STREAM_COMPUTE, err));
     TRY(table->stream_wait_event(be, BACKEND_STREAM_COPY, pool->staged[index], err));
     TRY(table->copy(be, slot->device_copy, pool->staging[index], pool->device_bytes,
@@ -264,7 +307,8 @@ enum status snapshot_fill(struct snapshot_slot *slot, const struct snapshot_sour
     size_t host_bytes = 0;
     TRY(place_tensors(slot, sources, count, &host_bytes, err));
     TRY(grow_host_copy(slot, host_bytes, err));
-    TRY(enqueue_copies(slot, err)); /* first: the device works while the host values are copied */
+    TRY(enqueue_copies(slot, sources, count,
+                       err)); /* first: the device works while the host values are copied */
     copy_host_values(slot, sources, count);
     slot->tensor_count = count;
     return STATUS_OK;

@@ -2,10 +2,10 @@
  *
  * Two slots of pinned host memory circulate between the trainer, which fills one, and the
  * checkpoint writer, which drains it. Device tensors all lie in one region (the flat state buffer),
- * copied whole in stream order: on a device with its own memory first device to device on the
- * compute stream, then to the slot on the copy stream behind an event; with unified memory in one
- * step. Host values are copied by value in the call. Constants (the vocabulary) are not copied:
- * they never change.
+ * copied whole in stream order, or anywhere (a gathering pool), copied one by one: on a device with
+ * its own memory first device to device on the compute stream, then to the slot on the copy stream
+ * behind an event; with unified memory in one step. Host values are copied by value in the call.
+ * Constants (the vocabulary) are not copied: they never change.
  *
  * Usage (trainer):                                   (writer thread):
  *     slot = snapshot_acquire(pool);                     snapshot_wait(slot, err);
@@ -30,10 +30,10 @@
 extern "C" {
 #endif
 
-enum { SNAPSHOT_SLOTS = 2, SNAPSHOT_TENSORS_MAX = 256 };
+enum { SNAPSHOT_SLOTS = 2, SNAPSHOT_TENSORS_MAX = 1024 };
 
 enum snapshot_kind {
-    SNAPSHOT_DEVICE,  /* view.data lies in the device region */
+    SNAPSHOT_DEVICE,  /* view.data lies in the device region; in a gathering pool anywhere */
     SNAPSHOT_HOST,    /* copied by value; view.data may change after snapshot_fill returns */
     SNAPSHOT_CONSTANT /* view.data stays valid and unchanged as long as the pool lives */
 };
@@ -56,9 +56,13 @@ struct snapshot_slot {
     bool busy; /* guarded by the pool's mutex */
 };
 
-/* `device_region` of `device_bytes` holds every SNAPSHOT_DEVICE tensor. Allocates both slots (and
- * on a device with its own memory the staging copies) at once; host_capacity bytes for by-value
- * tensors. The backend and the region must outlive the pool. */
+/* Bytes that the SNAPSHOT_DEVICE tensors of `sources` take in a gathering pool. */
+size_t snapshot_gathered_bytes(const struct snapshot_source *sources, size_t count);
+
+/* `device_region` of `device_bytes` holds every SNAPSHOT_DEVICE tensor. NULL with `device_bytes` >
+ * 0: the pool gathers; `device_bytes` is snapshot_gathered_bytes of the largest set of them.
+ * Allocates both slots (and on a device with its own memory the staging copies) at once;
+ * host_capacity bytes for by-value tensors. The backend and the region must outlive the pool. */
 MUST_USE enum status snapshot_pool_create(struct backend *be, const void *device_region,
                                           size_t device_bytes, size_t host_capacity,
                                           struct snapshot_pool **out, struct error *err);

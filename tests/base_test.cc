@@ -290,8 +290,9 @@ TEST(Tensor, NamesAndSizesOfTypes) {
         enum dtype dtype;
         const char *name;
         size_t bytes;
-    } rows[] = {
-        {DTYPE_F32, "F32", 4}, {DTYPE_F64, "F64", 8}, {DTYPE_I64, "I64", 8}, {DTYPE_U8, "U8", 1}};
+    } rows[] = {{DTYPE_F32, "F32", 4}, {DTYPE_F64, "F64", 8}, {DTYPE_I64, "I64", 8},
+                {DTYPE_U8, "U8", 1},   {DTYPE_F16, "F16", 2}, {DTYPE_BF16, "BF16", 2},
+                {DTYPE_I32, "I32", 4}};
     for (const auto &row : rows) {
         enum dtype found = DTYPE_COUNT;
         EXPECT_STREQ(dtype_name(row.dtype), row.name);
@@ -300,7 +301,7 @@ TEST(Tensor, NamesAndSizesOfTypes) {
         EXPECT_EQ(found, row.dtype);
     }
     enum dtype untouched = DTYPE_U8;
-    EXPECT_FALSE(dtype_from_name("F16", &untouched));
+    EXPECT_FALSE(dtype_from_name("I16", &untouched));
     EXPECT_FALSE(dtype_from_name("f32", &untouched));
     EXPECT_EQ(untouched, DTYPE_U8);
 }

@@ -41,7 +41,7 @@ TEST(Refuse, HeadersThatLie) {
         {"{\"w\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[0,8],\"x\":1}}",
          "is not described by exactly"},
         {"{\"w\":{\"dtype\":8,\"shape\":[8],\"data_offsets\":[0,8]}}", "\"dtype\" is not a string"},
-        {"{" + json_entry("w", "F16", "[4]", "[0,8]") + "}", "has dtype 'F16'"},
+        {"{" + json_entry("w", "I16", "[4]", "[0,8]") + "}", "has dtype 'I16'"},
         {"{" + json_entry("w", "f32", "[2]", "[0,8]") + "}", "has dtype 'f32'"},
         {"{" + json_entry("w", "F32\\u001b[31m", "[2]", "[0,8]") + "}", "dtype 'F32\\x1B[31m'"},
         {"{" + json_entry("w", "U8", "8", "[0,8]") + "}", "is not a list"},

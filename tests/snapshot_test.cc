@@ -260,6 +260,107 @@ TEST_P(SnapshotOnBoth, WorksWithoutDeviceTensors) {
     snapshot_pool_free(pool);
 }
 
+// ---- a pool that gathers: device tensors that lie anywhere ----
+
+// Three tensors of a trainer that allocates each by itself, one of them empty.
+class Scattered {
+  public:
+    explicit Scattered(FakeBackend::Kind kind) : device(kind) {
+        struct error err = {};
+        for (size_t i = 0; i < 2; i++) {
+            EXPECT_EQ(device.get()->table->device_alloc(device.get(), counts[i] * sizeof(float),
+                                                        reinterpret_cast<void **>(&parts[i]), &err),
+                      STATUS_OK);
+        }
+        std::vector<struct snapshot_source> list = sources();
+        EXPECT_EQ(snapshot_pool_create(device.get(), nullptr,
+                                       snapshot_gathered_bytes(list.data(), list.size()), 64, &pool,
+                                       &err),
+                  STATUS_OK)
+            << err.message;
+    }
+    ~Scattered() {
+        snapshot_pool_free(pool);
+        for (float *part : parts) {
+            device.get()->table->device_free(device.get(), part);
+        }
+    }
+
+    std::vector<struct snapshot_source> sources() {
+        const uint64_t large[] = {counts[0]}, small[] = {counts[1]}, none[] = {0};
+        return {{tensor_make("large", DTYPE_F32, parts[0], 1, large), SNAPSHOT_DEVICE},
+                {tensor_make("step", DTYPE_I64, &step, 0, nullptr), SNAPSHOT_HOST},
+                {tensor_make("none", DTYPE_F32, nullptr, 1, none), SNAPSHOT_DEVICE},
+                {tensor_make("small", DTYPE_F32, parts[1], 1, small), SNAPSHOT_DEVICE}};
+    }
+
+    void train_to(float value) {
+        device.launch([this, value] {
+            for (size_t part = 0; part < 2; part++) {
+                std::fill(parts[part], parts[part] + counts[part],
+                          value + static_cast<float>(part));
+            }
+        });
+        step = static_cast<int64_t>(value);
+    }
+
+    struct snapshot_slot *snapshot() {
+        struct snapshot_slot *slot = snapshot_acquire(pool);
+        struct error err = {};
+        std::vector<struct snapshot_source> list = sources();
+        EXPECT_EQ(snapshot_fill(slot, list.data(), list.size(), &err), STATUS_OK) << err.message;
+        return slot;
+    }
+
+    void expect(struct snapshot_slot *slot, float value) {
+        struct error err = {};
+        ASSERT_EQ(snapshot_wait(slot, &err), STATUS_OK) << err.message;
+        for (size_t part = 0; part < 2; part++) {
+            const float *data = static_cast<const float *>(slot->tensors[part == 0 ? 0 : 3].data);
+            EXPECT_EQ(std::count(data, data + counts[part], value + static_cast<float>(part)),
+                      static_cast<std::ptrdiff_t>(counts[part]));
+        }
+        EXPECT_EQ(*static_cast<int64_t *>(slot->tensors[1].data), static_cast<int64_t>(value));
+        EXPECT_EQ(slot->tensors[2].data, nullptr);
+    }
+
+    FakeBackend device;
+    const size_t counts[2] = {1001, 3};
+    float *parts[2] = {};
+    int64_t step = 0;
+    struct snapshot_pool *pool = nullptr;
+};
+
+TEST_P(SnapshotOnBoth, ScatteredTensorsAreThoseOfTheCallInManyRounds) {
+    Scattered state(GetParam());
+    struct snapshot_slot *slots[2] = {};
+    for (int round = 0; round < 20; round++) {
+        struct snapshot_slot *&slot = slots[round % 2];
+        if (slot != nullptr) {
+            state.expect(slot, static_cast<float>(10 * (round - 2)));
+            snapshot_release(slot);
+        }
+        state.train_to(static_cast<float>(10 * round));
+        slot = state.snapshot();
+    }
+    state.train_to(-1);
+    for (struct snapshot_slot *slot : slots) {
+        snapshot_release(slot);
+    }
+}
+
+TEST_P(SnapshotOnBoth, MoreScatteredTensorsThanThePoolHasRoomForAreRefused) {
+    Scattered state(GetParam());
+    std::vector<struct snapshot_source> list = state.sources();
+    const uint64_t count[] = {state.counts[0]};
+    list.push_back({tensor_make("more", DTYPE_F32, state.parts[0], 1, count), SNAPSHOT_DEVICE});
+    struct snapshot_slot *slot = snapshot_acquire(state.pool);
+    struct error err = {};
+    EXPECT_EQ(snapshot_fill(slot, list.data(), list.size(), &err), STATUS_INTERNAL);
+    EXPECT_NE(strstr(err.message, "more"), nullptr) << err.message;
+    snapshot_release(slot);
+}
+
 // ---- failures ----
 
 TEST_P(SnapshotOnBoth, WhatIsNotInTheRegionIsRefused) {

@@ -18,7 +18,18 @@ extern "C" {
 
 enum { TENSOR_NAME_CAPACITY = 96, TENSOR_RANK_MAX = 4 };
 
-enum dtype { DTYPE_F32, DTYPE_F64, DTYPE_I64, DTYPE_U8, DTYPE_COUNT };
+/* The model of this program has the first four; the others are for trainers that use the checkpoint
+ * library. */
+enum dtype {
+    DTYPE_F32,
+    DTYPE_F64,
+    DTYPE_I64,
+    DTYPE_U8,
+    DTYPE_F16,
+    DTYPE_BF16,
+    DTYPE_I32,
+    DTYPE_COUNT
+};
 
 struct tensor_view {
     char name[TENSOR_NAME_CAPACITY]; /* NUL-terminated */
@@ -31,7 +42,7 @@ struct tensor_view {
 /* Bytes of one element. */
 size_t dtype_bytes(enum dtype dtype);
 
-/* Name in a safetensors header: "F32", "F64", "I64", "U8". */
+/* Name in a safetensors header: "F32", "F64", "I64", "U8", "F16", "BF16", "I32". */
 const char *dtype_name(enum dtype dtype);
 
 /* The dtype with that safetensors name; false when Cairn has none. `name` is NUL-terminated. */

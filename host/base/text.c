@@ -104,6 +104,18 @@ static size_t utf8_length(const unsigned char *at, size_t size) {
     return length;
 }
 
+bool text_is_utf8(const char *bytes, size_t size) {
+    const unsigned char *at = (const unsigned char *)bytes;
+    for (size_t i = 0; i < size;) {
+        size_t length = utf8_length(at + i, size - i);
+        if (length == 0) {
+            return false;
+        }
+        i += length;
+    }
+    return true;
+}
+
 /* The escape of an ASCII byte inside a JSON string, "" when it stands for itself. */
 static void json_escape(unsigned char byte, char out[8]) {
     static const char plain[] = "\b\f\n\r\t\"\\", letters[] = "bfnrt\"\\";

@@ -44,6 +44,9 @@ void text_append_shortest_double(struct text *text, double value);
 /* The same as JSON: NaN and infinities as the strings "nan", "inf", "-inf", quotes included. */
 void text_append_json_double(struct text *text, double value);
 
+/* Are these bytes valid UTF-8? */
+bool text_is_utf8(const char *bytes, size_t size);
+
 /* Keep the memory, drop the content; free the memory. */
 void text_clear(struct text *text);
 void text_free(struct text *text);

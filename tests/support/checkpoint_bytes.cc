@@ -195,12 +195,12 @@ std::string Decoded::bytes_of(const std::string &name) const {
     return view == nullptr ? "?" : bytes_of_view(*view);
 }
 
-std::string Decoded::everything() const {
+std::string Decoded::everything(bool types) const {
     std::string out;
     for (size_t i = 0; i < checkpoint->tensor_count; i++) {
         const struct tensor_view &view = checkpoint->tensors[i];
         char shape[96];
-        out += std::string(view.name) + '\0' + dtype_name(view.dtype) +
+        out += std::string(view.name) + '\0' + (types ? dtype_name(view.dtype) : "") +
                tensor_shape_text(&view, shape, sizeof shape) + bytes_of_view(view);
     }
     return out;

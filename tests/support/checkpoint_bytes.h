@@ -84,8 +84,9 @@ struct Decoded {
     std::unique_ptr<struct checkpoint, CheckpointDeleter> checkpoint;
     // The named tensor's bytes; "?" when there is none.
     std::string bytes_of(const std::string &name) const;
-    // Name, dtype, shape and bytes of every tensor in one string: equal means equal values.
-    std::string everything() const;
+    // Name, dtype (with `types`), shape and bytes of every tensor in one string: equal means equal
+    // values.
+    std::string everything(bool types = true) const;
 };
 Decoded decode(const std::string &bytes);
 
