@@ -1,0 +1,309 @@
+/* checkpoint.h - libcairn-checkpoint: checkpoints that never stall training, for any trainer.
+ *
+ * A save is one memory copy; compressing, syncing and publishing happen on a thread of the library.
+ * After any stop, SIGKILL and power cuts included, the newest checkpoint that verifies is found and
+ * loaded; a damaged one is reported and the one before it is used. A checkpoint is a zstd file with
+ * a safetensors file in it: `zstd -d` and any safetensors reader open it, and so do `cairn inspect`
+ * and `cairn checkpoints`.
+ *
+ * Usage:
+ *     struct cairn_checkpoint *saves;
+ *     struct cairn_checkpoint_options options = CAIRN_CHECKPOINT_OPTIONS_INIT;
+ *     if (cairn_checkpoint_open("runs/a", &options, &saves, &error) != CAIRN_OK) { ... }
+ *     struct cairn_tensor weight = {"dense.weight", CAIRN_F32, CAIRN_HOST, w, 2, {64, 128}};
+ *     cairn_checkpoint_add(saves, &weight, &error);              ... all that a resume needs
+ *     bool found;
+ *     uint64_t step = 0;
+ *     if (cairn_checkpoint_restore_latest(saves, &found, &step, &error) != CAIRN_OK) { ... }
+ *     while (step < last) {
+ *         train();
+ *         step++;
+ *         if (step % 100 == 0) {
+ *             cairn_checkpoint_save(saves, step, 0, NULL, &error);             microseconds
+ *         }
+ *     }
+ *     cairn_checkpoint_save(saves, step, CAIRN_CHECKPOINT_MUST, NULL, &error);
+ *     if (cairn_checkpoint_close(saves, &error) != CAIRN_OK) { the last save is not on the disk }
+ *
+ * For a resumed run to equal one that was never stopped, bit for bit, everything that the next step
+ * depends on has to be in the checkpoint: weights, moments of the optimiser, state of the random
+ * numbers, position in the data, running sums.
+ *
+ * THREADS: the library starts one thread per open directory, which blocks all signals. A handle is
+ * used by one thread at a time; different handles are independent. No function is safe in a signal
+ * handler, and a handle must not be used in a child made by fork.
+ *
+ * MEMORY: two copies of all registered tensors in host memory, made by the first
+ * cairn_checkpoint_restore_latest; of CUDA tensors also two on the device. A save allocates nothing
+ * unless values (cairn_checkpoint_set_bytes, _set_string) have grown.
+ *
+ * ERRORS: functions that can fail return a status; a `struct cairn_error` (may be NULL) gets the
+ * same status and a sentence for people. The library never prints, never exits and installs no
+ * signal handler. A failure in the background (a full disk) is reported by the on_error callback,
+ * by cairn_checkpoint_poll and _wait, and by cairn_checkpoint_save where options.on_failure asks
+ * for it.
+ *
+ * SYMBOLS: every name begins with cairn_ or CAIRN_. Neither the shared nor the static library shows
+ * any other name to the program that links it.
+ */
+#ifndef CAIRN_CHECKPOINT_H
+#define CAIRN_CHECKPOINT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define CAIRN_API __attribute__((visibility("default")))
+#define CAIRN_MUST_USE __attribute__((warn_unused_result))
+#else
+#define CAIRN_API
+#define CAIRN_MUST_USE
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- version ---- */
+
+#define CAIRN_CHECKPOINT_VERSION_MAJOR 0
+#define CAIRN_CHECKPOINT_VERSION_MINOR 1
+#define CAIRN_CHECKPOINT_VERSION_PATCH 0
+#define CAIRN_CHECKPOINT_VERSION                                                                   \
+    (CAIRN_CHECKPOINT_VERSION_MAJOR * 10000 + CAIRN_CHECKPOINT_VERSION_MINOR * 100 +               \
+     CAIRN_CHECKPOINT_VERSION_PATCH)
+
+/* CAIRN_CHECKPOINT_VERSION of the library that is running (the macro is that of the header). */
+CAIRN_API unsigned cairn_checkpoint_version(void);
+
+/* Can this build of the library take CUDA tensors? */
+CAIRN_API bool cairn_checkpoint_has_cuda(void);
+
+/* ---- errors ---- */
+
+enum cairn_status {
+    CAIRN_OK = 0,
+    CAIRN_ERROR_INTERNAL, /* a defect of the library */
+    CAIRN_ERROR_MEMORY,   /* out of memory */
+    CAIRN_ERROR_USAGE,    /* called wrongly: options, names, the order of calls */
+    CAIRN_ERROR_INPUT,    /* a file or directory is missing or may not be read */
+    CAIRN_ERROR_CORRUPT,  /* there are checkpoints and none of them verifies; or: one was damaged */
+    CAIRN_ERROR_MISFIT,   /* the tensors in the checkpoint are not those that were registered */
+    CAIRN_ERROR_NONFINITE, /* a tensor holds a NaN or an infinity: not published */
+    CAIRN_ERROR_OUTPUT, /* the directory cannot be created, or another process is writing to it */
+    CAIRN_ERROR_IO,     /* a disk is full or fails */
+    CAIRN_ERROR_DEVICE  /* no CUDA, or a CUDA call failed */
+};
+
+struct cairn_error {
+    enum cairn_status status;
+    char message[1024]; /* UTF-8, one sentence or several, no newline at the end */
+};
+
+/* Short English text, static. */
+CAIRN_API const char *cairn_checkpoint_status_text(enum cairn_status status);
+
+/* ---- opening a directory ---- */
+
+struct cairn_checkpoint;
+
+/* What a save does that finds both copies still with the writer (the disk is slower than the saves
+ * come), unless it is a CAIRN_CHECKPOINT_MUST. */
+enum cairn_checkpoint_busy {
+    CAIRN_CHECKPOINT_SKIP,   /* this save is left out */
+    CAIRN_CHECKPOINT_LATEST, /* it takes the place of one that waits; is left out when none waits */
+    CAIRN_CHECKPOINT_WAIT    /* it blocks until a copy is free */
+};
+
+/* What happens after a save has failed in the background. */
+enum cairn_checkpoint_on_failure {
+    CAIRN_CHECKPOINT_WARN, /* it is reported; later saves are tried */
+    CAIRN_CHECKPOINT_STOP  /* besides, every later cairn_checkpoint_save returns that failure */
+};
+
+/* Told about every background failure, every damaged checkpoint that was passed over
+ * (CAIRN_ERROR_CORRUPT) and every warning (CAIRN_OK; there is one: the file system has no locks).
+ * Runs on the thread that uses the handle, inside one of its calls, and must not use the handle.
+ * `error` is valid during the call. */
+typedef void (*cairn_checkpoint_error_callback)(void *context, const struct cairn_error *error);
+
+struct cairn_checkpoint_options {
+    size_t size;               /* of this struct, so that it can grow; the macro below sets it */
+    uint32_t keep_max;         /* how many checkpoints stay; 0: all */
+    double keep_every_seconds; /* besides, one per so many seconds stays for ever; 0: none does */
+    int compression_level;     /* zstd's, -7 to 19; 1 is right nearly always */
+    enum cairn_checkpoint_busy busy;
+    enum cairn_checkpoint_on_failure on_failure;
+    bool read_only; /* for evaluation: no lock, nothing is created or written, save is refused */
+    cairn_checkpoint_error_callback on_error; /* NULL: none */
+    void *context;                            /* first argument of on_error */
+    void *cuda_stream; /* cudaStream_t of the training step; NULL: the default stream */
+};
+
+/* keep 5, level 1, skip, warn. */
+#define CAIRN_CHECKPOINT_OPTIONS_INIT                                                              \
+    {                                                                                              \
+        sizeof(struct cairn_checkpoint_options), 5, 0.0, 1, CAIRN_CHECKPOINT_SKIP,                 \
+            CAIRN_CHECKPOINT_WARN, false, NULL, NULL, NULL                                         \
+    }
+
+/* Open a directory for the checkpoints of one run; it is created where needed. A kernel lock keeps
+ * every other writer out (CAIRN_ERROR_OUTPUT, naming its process and host) until the handle is
+ * closed or the process ends, however it ends. Temporary files of killed processes are removed.
+ * `options` NULL: the macro's. *out is NULL on failure. Blocking (a few file system calls). */
+CAIRN_MUST_USE CAIRN_API enum cairn_status
+cairn_checkpoint_open(const char *directory, const struct cairn_checkpoint_options *options,
+                      struct cairn_checkpoint **out, struct cairn_error *error);
+
+/* Wait until every accepted save has ended, release the lock, free everything. Returns what
+ * cairn_checkpoint_wait returns; the handle is gone in any case. NULL is fine. Blocking. */
+CAIRN_API enum cairn_status cairn_checkpoint_close(struct cairn_checkpoint *handle,
+                                                   struct cairn_error *error);
+
+/* ---- what is saved ---- */
+
+enum cairn_dtype {
+    CAIRN_F32, /* IEEE binary32; must be finite, see cairn_checkpoint_add */
+    CAIRN_F64, /* IEEE binary64; the same */
+    CAIRN_I64,
+    CAIRN_U8,
+    CAIRN_F16,  /* IEEE binary16; the same */
+    CAIRN_BF16, /* the upper half of an F32; the same */
+    CAIRN_I32
+};
+
+enum cairn_memory {
+    CAIRN_HOST, /* ordinary memory */
+    CAIRN_CUDA  /* memory of a CUDA device; all such tensors of a handle on the same one */
+};
+
+enum { CAIRN_RANK_MAX = 4, CAIRN_NAME_BYTES_MAX = 95, CAIRN_TENSORS_MAX = 960 };
+
+struct cairn_tensor {
+    const char *name; /* 1 to 95 printable ASCII characters, no spaces; copied */
+    enum cairn_dtype dtype;
+    enum cairn_memory memory;
+    void *data; /* row-major, without gaps; read by save, written by restore. The caller's, at this
+                   address as long as the handle lives. May be NULL when there are no elements */
+    uint32_t rank; /* 0 to 4; 0 is one element */
+    uint64_t shape[CAIRN_RANK_MAX];
+};
+
+/* Register a tensor. Only before the first cairn_checkpoint_restore_latest. CAIRN_ERROR_USAGE when
+ * the name is bad, taken or begins with "bytes.", or there are too many; CAIRN_ERROR_DEVICE for a
+ * CUDA tensor when this build has no CUDA or `data` is not memory of its device.
+ * Tensors of F64, F32, F16 or BF16 with a NaN or an infinity are never published (the save fails
+ * with CAIRN_ERROR_NONFINITE), so that a diverged run cannot replace a good checkpoint. Where such
+ * values are legal let the name begin with "state.". */
+CAIRN_MUST_USE CAIRN_API enum cairn_status cairn_checkpoint_add(struct cairn_checkpoint *handle,
+                                                                const struct cairn_tensor *tensor,
+                                                                struct cairn_error *error);
+
+/* ---- values: small things with a name ---- */
+
+enum {
+    CAIRN_STRINGS_MAX = 24,
+    CAIRN_STRING_BYTES_MAX = 65536, /* all keys and values together */
+    CAIRN_BYTES_MAX = 64,
+    CAIRN_BYTES_NAME_MAX = 89
+};
+
+/* Values are part of the state: each save has them as they are then, and restore_latest brings back
+ * those of the checkpoint (those it lacks are gone). Strings are its metadata, shown by
+ * `cairn inspect`; bytes of any number are U8 tensors called "bytes.<key>".
+ * Setting copies key and value, and replaces; NULL as the value removes. Keys as tensor names; a
+ * string is UTF-8. CAIRN_ERROR_USAGE when a limit above is passed, or for the keys that are the
+ * format's own: step, library, created, host, pid, format_version, digest.*. */
+CAIRN_MUST_USE CAIRN_API enum cairn_status
+cairn_checkpoint_set_string(struct cairn_checkpoint *handle, const char *key, const char *value,
+                            struct cairn_error *error);
+CAIRN_MUST_USE CAIRN_API enum cairn_status
+cairn_checkpoint_set_bytes(struct cairn_checkpoint *handle, const char *key, const void *bytes,
+                           size_t size, struct cairn_error *error);
+
+/* The value, or NULL when there is none. The handle's, valid until it is set or restored. Bytes of
+ * size 0 are not NULL. */
+CAIRN_API const char *cairn_checkpoint_get_string(const struct cairn_checkpoint *handle,
+                                                  const char *key);
+CAIRN_API const void *cairn_checkpoint_get_bytes(const struct cairn_checkpoint *handle,
+                                                 const char *key, size_t *size);
+
+/* ---- restore ---- */
+
+/* Load the newest checkpoint that verifies into the registered tensors and the values. *found is
+ * false, and nothing else happens, when the directory has no checkpoint: a fresh start. Every bit
+ * is verified before a tensor is touched.
+ *  - CAIRN_ERROR_CORRUPT: there are checkpoints and none of them verifies. Never a fresh start.
+ *  - CAIRN_ERROR_MISFIT: a registered tensor is missing in the checkpoint or has another type or
+ *    shape, or the checkpoint has a tensor that is not registered (a read-only handle may register
+ *    a part of them). Nothing was touched.
+ *  - CAIRN_ERROR_DEVICE: a copy to the device failed; the tensors' contents are undefined.
+ * Must be called, and succeed, before the first save: a run that ignored the checkpoints of its
+ * directory would bury them. Closes the list of tensors and allocates the copies. May be called
+ * again later to go back to the newest checkpoint; it then waits for the saves under way. `step`
+ * may be NULL. Blocking. */
+CAIRN_MUST_USE CAIRN_API enum cairn_status
+cairn_checkpoint_restore_latest(struct cairn_checkpoint *handle, bool *found, uint64_t *step,
+                                struct cairn_error *error);
+
+/* ---- save ---- */
+
+enum { CAIRN_CHECKPOINT_MUST = 1 }; /* flags: never skipped; waits for a copy to be free */
+
+enum cairn_checkpoint_outcome {
+    CAIRN_CHECKPOINT_ACCEPTED,
+    CAIRN_CHECKPOINT_SKIPPED /* by the busy policy */
+};
+
+/* Take a copy of everything and let the writer publish it as model.ckpt-<step>.safetensors.zst.
+ * When it returns, host tensors may change. CUDA tensors are copied in stream order: work enqueued
+ * on options.cuda_stream before this call is in the copy, work enqueued later is not; the call does
+ * not wait for the device. `step` must not be lower than that of the last save or restore; the same
+ * step once more replaces its file. `outcome` may be NULL.
+ * Failures of the copy itself (CAIRN_ERROR_MEMORY, CAIRN_ERROR_DEVICE), of the call
+ * (CAIRN_ERROR_USAGE), and under CAIRN_CHECKPOINT_STOP an earlier one in the background. Blocks
+ * only where the busy policy or CAIRN_CHECKPOINT_MUST say so. */
+CAIRN_MUST_USE CAIRN_API enum cairn_status
+cairn_checkpoint_save(struct cairn_checkpoint *handle, uint64_t step, unsigned flags,
+                      enum cairn_checkpoint_outcome *outcome, struct cairn_error *error);
+
+/* What became of an accepted save. Later versions may add fields at the end. */
+struct cairn_checkpoint_event {
+    uint64_t step;
+    struct cairn_error error; /* status CAIRN_OK: the checkpoint is durable */
+    bool dropped;           /* a newer one took its place (CAIRN_CHECKPOINT_LATEST): not written */
+    uint64_t bytes;         /* size of the file */
+    uint64_t raw_bytes;     /* of the tensors in it */
+    double stall_seconds;   /* what cairn_checkpoint_save took */
+    double durable_seconds; /* from its call until the file was durable */
+};
+
+/* The next save that has ended, in their order, or NULL when there is none now. Valid until the
+ * next call on the handle. Never blocks. Polling is not necessary: of more than 64 that nobody
+ * asked for, the oldest are forgotten (the callback and the totals miss none). */
+CAIRN_API const struct cairn_checkpoint_event *
+cairn_checkpoint_poll(struct cairn_checkpoint *handle);
+
+/* Block until every accepted save has ended. CAIRN_OK when the newest of them that was not dropped
+ * is durable, else its failure. */
+CAIRN_API enum cairn_status cairn_checkpoint_wait(struct cairn_checkpoint *handle,
+                                                  struct cairn_error *error);
+
+/* Sums over the life of the handle. Later versions may add fields at the end. */
+struct cairn_checkpoint_totals {
+    /* After cairn_checkpoint_wait, requested = saved + skipped + failed. */
+    uint64_t requested, saved, skipped, failed;
+    uint64_t delayed; /* of them waited for a free copy */
+    double stall_seconds_total, stall_seconds_max;
+    double stall_seconds_p50, stall_seconds_p99; /* of the latest 65,536 */
+};
+
+/* Valid until the next call on the handle. Never NULL. */
+CAIRN_API const struct cairn_checkpoint_totals *
+cairn_checkpoint_get_totals(struct cairn_checkpoint *handle);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,208 @@
+// What `cmake --install` puts down, used as a stranger would: the examples are built against it by
+// pkg-config and by find_package, in C and C++, shared and static; killed at random steps and
+// started again, they end with the bits of a run that nobody touched.
+#include <algorithm>
+#include <cinttypes>
+#include <random>
+#include <signal.h>
+#include <sstream>
+#include <unistd.h>
+
+#include "tests/support/process.h"
+#include "gtest/gtest.h"
+
+namespace {
+
+const std::string kExamples = std::string(CAIRN_SOURCE_DIR) + "/examples";
+const uint64_t kSteps = 4000, kEvery = 5;
+
+Outcome shell(const std::string &command) {
+    return run({"/bin/sh", {"-c", command}});
+}
+
+void expect_done(const std::string &command) {
+    Outcome outcome = shell(command);
+    EXPECT_EQ(outcome.code, 0) << command << "\n" << outcome.out << outcome.err;
+}
+
+std::string sanitizer_flags() {
+    const std::string sanitize = CAIRN_SANITIZE;
+    return sanitize.empty() ? "" : " -fsanitize=" + sanitize;
+}
+
+// Installed once into a prefix of its own. The library is not on any default path.
+class Install : public ::testing::Test {
+  protected:
+    static void SetUpTestSuite() {
+        scratch_ = new TemporaryDirectory;
+        expect_done(std::string(CAIRN_CMAKE) + " --install " CAIRN_BUILD_DIR " --prefix " +
+                    prefix() + " --component checkpoint");
+    }
+    static void TearDownTestSuite() {
+        delete scratch_;
+        scratch_ = nullptr;
+    }
+
+    static std::string prefix() { return scratch_->file("prefix"); }
+    static std::string file(const std::string &name) { return scratch_->file(name); }
+
+    // Of a file below the prefix: lib/ or lib/<architecture>/, as this system has it.
+    static std::string installed(const std::string &name) {
+        Outcome found = shell("find " + prefix() + " -name '" + name + "'");
+        return found.out.substr(0, found.out.find('\n'));
+    }
+    static std::string pkg_config(const std::string &options) {
+        std::string directory = installed("cairn-checkpoint.pc");
+        directory.resize(directory.rfind('/'));
+        return "$(PKG_CONFIG_PATH=" + directory + " " CAIRN_PKG_CONFIG " " + options +
+               " cairn-checkpoint)";
+    }
+    static std::string rpath() {
+        std::string library = installed("libcairn-checkpoint.so");
+        return " -Wl,-rpath," + library.substr(0, library.rfind('/'));
+    }
+
+    static std::vector<std::string> mlp(const std::string &run) {
+        return {file(run), file(run + ".weights"), std::to_string(kSteps), std::to_string(kEvery)};
+    }
+    // Kill it whenever a random further step has been saved, until it gets to the end.
+    static void run_with_kills(const std::string &program, const std::string &run, size_t kills);
+
+    static TemporaryDirectory *scratch_;
+};
+
+TemporaryDirectory *Install::scratch_;
+
+void Install::run_with_kills(const std::string &program, const std::string &run, size_t kills) {
+    std::mt19937_64 random(7);
+    uint64_t reached = 0;
+    for (size_t i = 0; i < kills; i++) {
+        Process process({program, mlp(run)});
+        // Half of the way in all, so that the last run has something left to do.
+        uint64_t target = reached + 1 + random() % (kSteps / (2 * kills));
+        bool saved = process.wait_for([&] {
+            std::vector<uint64_t> steps = checkpoint_steps(file(run));
+            return !steps.empty() && steps.back() >= target;
+        });
+        ASSERT_TRUE(saved) << process.out() << process.err();
+        usleep(static_cast<useconds_t>(random() % 2000)); // anywhere between two saves
+        process.signal(SIGKILL);
+        EXPECT_EQ(process.wait(), 128 + SIGKILL) << "it ended before the kill";
+        reached = checkpoint_steps(file(run)).back();
+    }
+    Outcome last = ::run({program, mlp(run)});
+    EXPECT_EQ(last.code, 0) << last.err;
+    EXPECT_EQ(last.err, ""); // no damage, no failure
+    EXPECT_TRUE(contains(last.out, "resumed from step")) << last.out;
+    EXPECT_TRUE(contains(last.out, "trained by train_mlp")) << last.out;
+}
+
+TEST_F(Install, ExamplesByPkgConfigSurviveKills) {
+    expect_done(CAIRN_C_COMPILER " -std=c17 -O2 -Wall -Wextra -Werror" + sanitizer_flags() + " " +
+                kExamples + "/train_mlp.c -o " + file("train_mlp") + " " +
+                pkg_config("--cflags --libs") + rpath() + " -lm");
+    Outcome whole = run({file("train_mlp"), mlp("whole")});
+    ASSERT_EQ(whole.code, 0) << whole.err;
+    run_with_kills(file("train_mlp"), "killed", 10);
+    std::string weights = read_file(file("whole.weights"));
+    EXPECT_EQ(weights.size(), (8u * 256 + 256 + 256 + 1) * 4);
+    EXPECT_TRUE(weights == read_file(file("killed.weights"))) << "not the same bits";
+
+    // What it wrote is a model directory like any other.
+    Outcome listed = run_cairn({"checkpoints", "--model-dir", file("killed"), "--verify"});
+    EXPECT_EQ(listed.code, 0) << listed.err;
+    EXPECT_TRUE(contains(listed.out, "latest")) << listed.out;
+    Outcome shown = run_cairn({"inspect", checkpoint_path(file("killed"), kSteps)});
+    EXPECT_EQ(shown.code, 0) << shown.err;
+    for (const char *part : {"train_mlp", "momentum.w1", "[8, 256]", "cairn-checkpoint 0.1"}) {
+        EXPECT_TRUE(contains(shown.out, part)) << part << "\n" << shown.out;
+    }
+    EXPECT_EQ(checkpoint_difference(checkpoint_path(file("whole"), kSteps),
+                                    checkpoint_path(file("killed"), kSteps)),
+              "");
+}
+
+TEST_F(Install, ExamplesByCMakeSharedStaticAndCxx) {
+    expect_done(std::string(CAIRN_CMAKE) + " -S " + kExamples + " -B " + file("build") +
+                " -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH=" + prefix() +
+                " -DCMAKE_C_COMPILER=" CAIRN_C_COMPILER " -DCMAKE_CXX_COMPILER=" CAIRN_CXX_COMPILER
+                " '-DCMAKE_C_FLAGS=-Wall -Wextra -Werror" +
+                sanitizer_flags() + "' '-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror" +
+                sanitizer_flags() + "' && " CAIRN_CMAKE " --build " + file("build"));
+    ASSERT_TRUE(exists(file("build/train_mlp_static")));
+    for (const char *program : {"train_mlp", "train_mlp_static"}) {
+        std::string name = program;
+        Outcome outcome = run({file("build/" + name), mlp("cmake-" + name)});
+        EXPECT_EQ(outcome.code, 0) << outcome.err;
+    }
+    EXPECT_TRUE(read_file(file("cmake-train_mlp.weights")) ==
+                read_file(file("cmake-train_mlp_static.weights")));
+
+    Outcome first = run({file("build/train_line"), {file("line")}});
+    EXPECT_EQ(first.code, 0) << first.err;
+    EXPECT_TRUE(contains(first.out, "started at step 0\nstep 100: ")) << first.out;
+    Outcome second = run({file("build/train_line"), {file("line")}});
+    EXPECT_EQ(second.code, 0) << second.err;
+    EXPECT_TRUE(contains(second.out, "resumed at step 100\nstep 200: ")) << second.out;
+}
+
+// A signal handler of the program, not of the library: it saves and leaves, and goes on from there.
+TEST_F(Install, AStopSignalIsTheProgramsOwn) {
+    expect_done(CAIRN_C_COMPILER " -std=c17 -O2" + sanitizer_flags() + " " + kExamples +
+                "/train_mlp.c -o " + file("stoppable") + " " + pkg_config("--cflags --libs") +
+                rpath() + " -lm");
+    Process process({file("stoppable"), {file("stopped"), file("none"), "1000000000", "10"}});
+    ASSERT_TRUE(process.wait_for([&] { return !checkpoint_steps(file("stopped")).empty(); }))
+        << process.err();
+    process.signal(SIGTERM);
+    EXPECT_EQ(process.wait(), 0) << process.err();
+    uint64_t last = checkpoint_steps(file("stopped")).back();
+    EXPECT_TRUE(contains(process.out(), "step " + std::to_string(last) + ",")) << process.out();
+    EXPECT_FALSE(exists(file("none")));
+}
+
+// Names of the library's inside would clash with those of the programs that link it.
+TEST_F(Install, OnlyPublicNamesAreVisible) {
+    const std::string commands[] = {
+        "nm -D --defined-only " + installed("libcairn-checkpoint.so"),
+        "nm -g --defined-only " + installed("libcairn-checkpoint.a"),
+    };
+    for (const std::string &command : commands) {
+        Outcome names = shell(command);
+        ASSERT_EQ(names.code, 0) << names.err;
+        size_t count = 0;
+        std::istringstream lines(names.out);
+        for (std::string line; std::getline(lines, line);) {
+            std::string name = line.substr(line.rfind(' ') + 1);
+            bool symbol = std::count(line.begin(), line.end(), ' ') == 2;
+            bool reserved = name.compare(0, 2, "__") == 0; // a sanitizer's
+            bool version = name.compare(0, 18, "CAIRN_CHECKPOINT_0") == 0;
+            if (symbol && !reserved && !version) {
+                EXPECT_EQ(name.compare(0, 17, "cairn_checkpoint_"), 0) << line;
+                count++;
+            }
+        }
+        EXPECT_EQ(count, 15u) << names.out; // the functions of the header
+    }
+}
+
+TEST_F(Install, TheSharedLibraryNeedsOnlyWhatCheckpointsNeed) {
+    Outcome needed = shell("readelf -d " + installed("libcairn-checkpoint.so"));
+    ASSERT_EQ(needed.code, 0) << needed.err;
+    EXPECT_TRUE(contains(needed.out, "[libcairn-checkpoint.so.0]")) << needed.out;
+    EXPECT_TRUE(contains(needed.out, "[libzstd.so")) << needed.out;
+    for (const char *library : {"archive", "cublas", "cudnn", "libstdc++", "inih"}) {
+        EXPECT_FALSE(contains(needed.out, library)) << needed.out;
+    }
+}
+
+TEST_F(Install, TheProgramIsInstalledToo) {
+    std::string other = file("program");
+    expect_done(std::string(CAIRN_CMAKE) + " --install " CAIRN_BUILD_DIR " --prefix " + other +
+                " --component program");
+    Outcome version = run({other + "/bin/cairn", {"--version"}});
+    EXPECT_EQ(version.code, 0) << version.err;
+    EXPECT_TRUE(contains(version.out, "cairn")) << version.out;
+}
+
+} // namespace
