@@ -21,20 +21,28 @@ static uint32_t draw_word(struct rng *rng, uint32_t vocabulary) {
     return word < vocabulary ? word : vocabulary - 1;
 }
 
-static void *draw_tokens(uint64_t count, uint32_t vocabulary, uint32_t token_bytes) {
+/* *words: how many different ones there are. */
+static void *draw_tokens(uint64_t count, uint32_t vocabulary, uint32_t token_bytes,
+                         uint32_t *words) {
     void *tokens = malloc(count * token_bytes + 1);
-    if (tokens == NULL) {
+    unsigned char *seen = calloc(vocabulary, 1);
+    if (tokens == NULL || seen == NULL) {
+        free(tokens);
+        free(seen);
         return NULL;
     }
     struct rng rng = rng_make(1, RNG_STREAM_DEMO, vocabulary);
     for (uint64_t i = 0; i < count; i++) {
         uint32_t word = draw_word(&rng, vocabulary);
+        *words += seen[word] == 0;
+        seen[word] = 1;
         if (token_bytes == 2) {
             ((uint16_t *)tokens)[i] = (uint16_t)word;
         } else {
             ((uint32_t *)tokens)[i] = word;
         }
     }
+    free(seen);
     return tokens;
 }
 
@@ -89,8 +97,8 @@ static enum status place_batch(struct bench_rig *rig, struct error *err) {
 
 static enum status place_tokens(struct bench_rig *rig, struct error *err) {
     struct batch_view *batch = &rig->batch;
-    void *tokens =
-        draw_tokens(batch->total_tokens, rig->model->shape.vocabulary, batch->token_bytes);
+    void *tokens = draw_tokens(batch->total_tokens, rig->model->shape.vocabulary,
+                               batch->token_bytes, &rig->words);
     CHECK(tokens != NULL, err, STATUS_MEMORY, "out of memory for %llu tokens",
           (unsigned long long)batch->total_tokens);
     size_t bytes = (size_t)batch->total_tokens * batch->token_bytes;

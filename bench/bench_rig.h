@@ -30,6 +30,7 @@ struct bench_rig {
     struct model *model;
     struct batch_view batch;  /* host arrays; tokens in device memory */
     struct batch_view placed; /* all in device memory */
+    uint32_t words;           /* different ones among the tokens */
     /* Operations in one call of bench_rig_head and bench_rig_update, which are short: recorded
      * together where the backend records, so that not the launches are timed. */
     unsigned repeated;

@@ -11,7 +11,7 @@
 #     process    whole runs of the program on the device: resume, kill, stop signals
 #     memcheck   the CUDA tests under compute-sanitizer, where it is installed; at most 3 minutes
 #     racecheck  each, and "complete": false where that was not enough
-#     ops        operations and steps, fused kernels against cuDNN, saves (build/bench/gpu_ops)
+#     ops        operations and steps, fused kernels against cuDNN, saves (`cairn bench ops`)
 #     epochs     `cairn train` on --data (default demo): graph on and off, fused and cuDNN
 #     saves      `cairn train` with a save every few steps: how long training stood still
 #     torch      PyTorch's nn.LSTM on the same lengths, where it is installed (TORCH_PYTHON names a
@@ -208,8 +208,12 @@ section_racecheck() { sanitizer racecheck; }
 section_ops() {
     need_build
     local arguments=(--device cuda --json "$work/ops.json") status=0
-    [ "$quick" -eq 0 ] || arguments+=(--quick)
-    "$build/bench/gpu_ops" "${arguments[@]}" || status=$?
+    if [ "$quick" -eq 1 ]; then
+        arguments+=(--quick)
+    else
+        arguments+=(--repeats 7)
+    fi
+    "$cairn" bench ops "${arguments[@]}" || status=$?
     [ -s "$work/ops.json" ] || exit 1
     python3 "$report" origin "$work/ops.json" "$device" || exit 1
     return "$status"

@@ -29,6 +29,12 @@ enum status cmd_inspect(const struct options *options, int *exit_code, struct er
 enum status cmd_vocabulary(const struct options *options, int *exit_code, struct error *err);
 enum status cmd_tokenize(const struct options *options, int *exit_code, struct error *err);
 
+/* In bench/. */
+enum status cmd_bench_train(const struct options *options, int *exit_code, struct error *err);
+enum status cmd_bench_ops(const struct options *options, int *exit_code, struct error *err);
+enum status cmd_bench_data(const struct options *options, int *exit_code, struct error *err);
+enum status cmd_bench_checkpoint(const struct options *options, int *exit_code, struct error *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -39,6 +39,10 @@ enum command {
     COMMAND_INSPECT,
     COMMAND_VOCABULARY,
     COMMAND_TOKENIZE,
+    COMMAND_BENCH_TRAIN, /* the benchmarks: two words, "bench train" */
+    COMMAND_BENCH_OPS,
+    COMMAND_BENCH_DATA,
+    COMMAND_BENCH_CHECKPOINT,
     COMMAND_COUNT
 };
 
@@ -76,7 +80,7 @@ struct options {
 
     /* training */
     uint64_t epochs;
-    uint64_t steps;     /* 0 = not given */
+    uint64_t steps;     /* 0 = not given; of a benchmark: in each repeat, 0 = an epoch */
     uint64_t max_steps; /* 0 = not given */
     uint64_t batch_size;
     double learning_rate;
@@ -137,6 +141,18 @@ struct options {
     enum input_format input_format;
     enum output_format format;
 
+    /* benchmarks */
+    const char *json; /* FILE, "" = none */
+    uint64_t repeats;
+    const char *modes, *intervals, *sizes, *storage; /* lists, as "async,sync" */
+    const char *directory;                           /* "" = a temporary one */
+    uint64_t saves;                                  /* 0 = as many as each interval makes */
+    uint64_t kills;
+    double step_ms;
+    const char *csv, *plot; /* FILE, "" = none */
+    bool quick;
+    const char *section; /* of bench ops, or "all" */
+
     /* positional: FILE of predict, tokenize and inspect; "" when absent */
     const char *file;
 
@@ -192,7 +208,8 @@ MUST_USE enum status options_compare(const struct options *now, const char *save
 MUST_USE enum status options_set(struct options *options, const char *name, const char *value,
                                  struct error *err);
 
-/* Name of a command ("train") and its one line for `cairn --help`. */
+/* Name of a command ("train"; "bench train" is two words on the command line) and its one line
+ * for `cairn --help`. */
 const char *command_name(enum command command);
 const char *command_summary(enum command command);
 

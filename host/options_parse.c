@@ -92,7 +92,7 @@ static void list_commands(const struct option_row *row, char *out, size_t capaci
 }
 
 static enum status unknown_option(enum command command, const char *name, struct error *err) {
-    char shown[96], users[96];
+    char shown[96], users[192];
     int index = option_row_find(name);
     const char *verb = command_name(command);
     text_escape(name, strlen(name), shown, sizeof shown);

@@ -27,9 +27,20 @@ static void settle_steps(struct options *options, const unsigned char *level_of)
     }
 }
 
+/* A benchmark that reads data has the demo corpus to read. */
+static void settle_data(struct options *options) {
+    bool reads = options->command == COMMAND_BENCH_TRAIN ||
+                 options->command == COMMAND_BENCH_DATA ||
+                 options->command == COMMAND_BENCH_CHECKPOINT;
+    if (reads && options->data[0] == '\0') {
+        options->data = "demo";
+    }
+}
+
 enum status options_settle(struct options *options, const unsigned char *level_of,
                            struct error *err) {
     settle_steps(options, level_of);
+    settle_data(options);
     unsigned seconds = level(level_of, "save-checkpoints-secs");
     unsigned steps = level(level_of, "save-checkpoints-steps");
     if (options->save_checkpoints_steps == 0 || options->save_checkpoints_secs == 0) {
@@ -121,6 +132,10 @@ enum status options_check_required(const struct options *options, struct error *
     case COMMAND_INSPECT:
         CHECK(options->file[0] != '\0', err, STATUS_USAGE, "a FILE must be given");
         return STATUS_OK;
+    case COMMAND_BENCH_TRAIN:
+    case COMMAND_BENCH_OPS:
+    case COMMAND_BENCH_DATA:
+    case COMMAND_BENCH_CHECKPOINT:
     case COMMAND_COUNT:
         break;
     }

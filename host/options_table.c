@@ -18,6 +18,11 @@ static const struct {
     [COMMAND_INSPECT] = {"inspect", "metadata, tensors and digest of one checkpoint"},
     [COMMAND_VOCABULARY] = {"vocabulary", "learn the vocabulary of a data set and print it"},
     [COMMAND_TOKENIZE] = {"tokenize", "texts in, token ids out"},
+    [COMMAND_BENCH_TRAIN] = {"bench train", "time epochs of training, and each phase of a step"},
+    [COMMAND_BENCH_OPS] = {"bench ops", "time the operations of a step one by one"},
+    [COMMAND_BENCH_DATA] = {"bench data", "time reading, vocabulary, token ids and batches"},
+    [COMMAND_BENCH_CHECKPOINT] = {"bench checkpoint", "what a save costs training, how soon it is "
+                                                      "durable, how fast a restart is"},
 };
 
 const char *command_name(enum command command) {
@@ -56,6 +61,8 @@ static const char *const format_choices[] = {"tsv", "jsonl", NULL};
 static const char *const lstm_choices[] = {"auto", "fused", "cudnn", NULL};
 static const char *const on_off_choices[] = {"on", "off", NULL};
 static const char *const precision_choices[] = {"fp32", "tf32", "bf16", NULL};
+static const char *const section_choices[] = {"all",        "recurrence", "batch", "ragged",
+                                              "operations", "step",       "save",  NULL};
 static const char *const monitor_choices[] = {"loss", "accuracy", "val_loss", "val_accuracy", NULL};
 
 /* ---- the table ---------------------------------------------------------------------------- */
@@ -71,6 +78,7 @@ enum group {
     GROUP_KERAS,
     GROUP_STOPPING,
     GROUP_OUTPUT,
+    GROUP_BENCH,
     GROUP_PREEMPTION
 };
 
@@ -85,6 +93,7 @@ const char *const option_groups[] = {
     [GROUP_KERAS] = "More checkpoint files (as Keras' ModelCheckpoint):",
     [GROUP_STOPPING] = "Early stopping (as Keras):",
     [GROUP_OUTPUT] = "Input and output:",
+    [GROUP_BENCH] = "Benchmark:",
     [GROUP_PREEMPTION] = "Preemption:",
     NULL,
 };
@@ -97,6 +106,14 @@ const char *const option_groups[] = {
 #define VOCABULARY BIT(COMMAND_VOCABULARY)
 #define TOKENIZE BIT(COMMAND_TOKENIZE)
 #define MODEL_USERS (TRAIN | EVALUATE | PREDICT)
+#define BENCH_TRAIN BIT(COMMAND_BENCH_TRAIN)
+#define BENCH_OPS BIT(COMMAND_BENCH_OPS)
+#define BENCH_DATA BIT(COMMAND_BENCH_DATA)
+#define BENCH_CHECKPOINT BIT(COMMAND_BENCH_CHECKPOINT)
+#define BENCHES (BENCH_TRAIN | BENCH_OPS | BENCH_DATA | BENCH_CHECKPOINT)
+#define BENCH_TRAINERS (BENCH_TRAIN | BENCH_CHECKPOINT)
+#define BENCH_READERS (BENCH_TRAINERS | BENCH_DATA) /* that have --data */
+#define BENCH_MODELS (BENCH_TRAINERS | BENCH_OPS)   /* that compute */
 
 /* A row begins with name, field, kind, name of the value, default, and what a change at resume
  * means. */
@@ -112,10 +129,11 @@ const char *const option_groups[] = {
 #define COUNT_LIMIT 4294967295.0
 
 const struct option_row option_rows[] = {
-    {ROW("data", data, STRING, "PATH", "", FREE), .shown = "none, must be given",
+    {ROW("data", data, STRING, "PATH", "", FREE),
+     .shown = "none, must be given; of a benchmark demo",
      .help = "folder with train/ and test/ of pos/ and neg/, a .tar[.gz|.zst] of it, .csv, .tsv, "
              ".jsonl, or \"demo\", a corpus that is built in",
-     .commands = MODEL_USERS | VOCABULARY, .group = GROUP_DATA},
+     .commands = MODEL_USERS | VOCABULARY | BENCH_READERS, .group = GROUP_DATA},
     {ROW("validation-data", validation_data, STRING, "PATH", "", FREE),
      .shown = "the test part of --data", .help = "validate on this data set instead, or \"none\"",
      .commands = TRAIN, .group = GROUP_DATA},
@@ -126,73 +144,78 @@ const struct option_row option_rows[] = {
      .help = "validate on this many batches; 0 = on all", .commands = TRAIN, .group = GROUP_DATA},
     {ROW("shuffle", shuffle, CHOICE, "full|buffer|none", "full", REFUSED),
      .choices = shuffle_choices,
-     .help = "order of the examples, drawn anew each epoch; buffer is tf.data's", .commands = TRAIN,
-     .group = GROUP_DATA},
+     .help = "order of the examples, drawn anew each epoch; buffer is tf.data's",
+     .commands = TRAIN | BENCH_READERS, .group = GROUP_DATA},
     {ROW("shuffle-buffer", shuffle_buffer, U64, "N", "10000", REFUSED), RANGE(1, COUNT_LIMIT),
-     .help = "examples in the buffer of --shuffle buffer", .commands = TRAIN, .group = GROUP_DATA},
+     .help = "examples in the buffer of --shuffle buffer", .commands = TRAIN | BENCH_READERS,
+     .group = GROUP_DATA},
     {ROW("bucket-window", bucket_window, U64, "N", "4096", REFUSED), RANGE(0, COUNT_LIMIT),
      .help = "make batches of similar length within windows of this many examples; 0 = plain order",
-     .commands = TRAIN, .group = GROUP_DATA},
+     .commands = TRAIN | BENCH_READERS, .group = GROUP_DATA},
     {ROW("seed", seed, U64, "N", "1", REFUSED), FROM(0),
-     .help = "of the initial weights and of every order", .commands = MODEL_USERS,
+     .help = "of the initial weights and of every order", .commands = MODEL_USERS | BENCH_READERS,
      .group = GROUP_DATA},
 
     {ROW("vocabulary-size", vocabulary_size, U64, "N", "1000", REFUSED), RANGE(2, 2147483647),
      .zero_is_allowed = true,
      .help = "most frequent tokens to keep, two special entries included; 0 = all",
-     .commands = MODEL_USERS | VOCABULARY, .group = GROUP_TEXT},
+     .commands = MODEL_USERS | VOCABULARY | BENCHES, .group = GROUP_TEXT},
     {ROW("vocabulary", vocabulary, STRING, "FILE", "", FREE),
      .shown = "learned from the data, or the checkpoint's",
      .help = "use this vocabulary, one token a line", .commands = MODEL_USERS | TOKENIZE,
      .group = GROUP_TEXT},
     {ROW("max-length", max_length, U64, "N", "0", REFUSED), RANGE(0, COUNT_LIMIT),
-     .help = "cut texts after this many tokens; 0 = never", .commands = MODEL_USERS | TOKENIZE,
-     .group = GROUP_TEXT},
+     .help = "cut texts after this many tokens; 0 = never",
+     .commands = MODEL_USERS | TOKENIZE | BENCH_READERS, .group = GROUP_TEXT},
     {ROW("strip-html", strip_html, FLAG, NULL, "off", REFUSED), .help = "read HTML tags as spaces",
-     .commands = MODEL_USERS | VOCABULARY | TOKENIZE, .group = GROUP_TEXT},
+     .commands = MODEL_USERS | VOCABULARY | TOKENIZE | BENCH_READERS, .group = GROUP_TEXT},
 
     {ROW("embedding-size", embedding_size, U64, "E", "64", MISFIT), RANGE(1, SIZE_LIMIT),
-     .help = "numbers per token", .commands = MODEL_USERS, .group = GROUP_MODEL},
+     .help = "numbers per token", .commands = MODEL_USERS | BENCH_MODELS, .group = GROUP_MODEL},
     {ROW("hidden-size", hidden_size, U64, "H", "64", MISFIT), RANGE(1, SIZE_LIMIT),
-     .help = "state of the LSTM, per direction", .commands = MODEL_USERS, .group = GROUP_MODEL},
+     .help = "state of the LSTM, per direction", .commands = MODEL_USERS | BENCH_MODELS,
+     .group = GROUP_MODEL},
     {ROW("dense-size", dense_size, U64, "D", "64", MISFIT), RANGE(1, SIZE_LIMIT),
-     .help = "units of the dense layer", .commands = MODEL_USERS, .group = GROUP_MODEL},
+     .help = "units of the dense layer", .commands = MODEL_USERS | BENCH_MODELS,
+     .group = GROUP_MODEL},
 
     {ROW("epochs", epochs, U64, "N", "10", FREE), FROM(1),
      .help = "train up to this epoch, counted from the very start", .commands = TRAIN,
      .group = GROUP_TRAINING},
     {ROW("steps", steps, U64, "N", "0", FREE), FROM(0),
-     .help = "train for this many batches in this call; 0 = no limit", .commands = TRAIN,
-     .group = GROUP_TRAINING},
+     .help = "train for this many batches in this call (bench: in each repeat); 0 = no limit",
+     .commands = TRAIN | BENCH_TRAIN, .group = GROUP_TRAINING},
     {ROW("max-steps", max_steps, U64, "N", "0", FREE), FROM(0),
      .help = "train up to this batch, counted from the very start; 0 = no limit; not with --steps",
      .commands = TRAIN, .group = GROUP_TRAINING},
     {ROW("batch-size", batch_size, U64, "B", "64", REFUSED), RANGE(1, 1 << 24),
-     .help = "examples per batch", .commands = TRAIN, .group = GROUP_TRAINING},
+     .help = "examples per batch", .commands = TRAIN | BENCHES, .group = GROUP_TRAINING},
     {ROW("learning-rate", learning_rate, REAL, "X", "1e-4", WARN), FROM(0), .low_is_open = true,
      .high_is_open = true, .help = "of Adam", .commands = TRAIN, .group = GROUP_TRAINING},
     {ROW("clip-norm", clip_norm, REAL, "X", "0", WARN), FROM(0), .high_is_open = true,
-     .help = "scale gradients down to this global norm; 0 = never", .commands = TRAIN,
-     .group = GROUP_TRAINING},
+     .help = "scale gradients down to this global norm; 0 = never",
+     .commands = TRAIN | BENCH_TRAINERS, .group = GROUP_TRAINING},
 
     {ROW("device", device, STRING, "auto|cpu|cuda[:N]", "auto", FREE), .valid = device_valid,
-     .expected = "auto, cpu, cuda or cuda:N", .help = "where to compute", .commands = MODEL_USERS,
-     .group = GROUP_DEVICE},
+     .expected = "auto, cpu, cuda or cuda:N", .help = "where to compute",
+     .commands = MODEL_USERS | BENCH_MODELS, .group = GROUP_DEVICE},
     {ROW("threads", threads, U64, "N", "0", FREE), RANGE(0, 4096),
      .help = "of the CPU; 0 = as many as this process may use; the results do not depend on it",
-     .commands = MODEL_USERS, .group = GROUP_DEVICE},
+     .commands = MODEL_USERS | BENCH_MODELS, .group = GROUP_DEVICE},
     {ROW("isa", isa, STRING, "auto|NAME", "auto", WARN),
-     .help = "instruction set of the CPU path (cairn --version lists them)",
-     .commands = MODEL_USERS, .group = GROUP_DEVICE},
+     .help = "instruction set of the CPU path (cairn --version lists them; bench ops: one or more, "
+             "separated by commas, or all)",
+     .commands = MODEL_USERS | BENCH_MODELS, .group = GROUP_DEVICE},
     {ROW("lstm", lstm, STRING, "auto|fused|cudnn", "auto", WARN), .choices = lstm_choices,
      .help = "recurrence on a GPU: own kernels (hidden size up to 128) or cuDNN",
-     .commands = MODEL_USERS, .group = GROUP_DEVICE},
+     .commands = MODEL_USERS | BENCH_MODELS, .group = GROUP_DEVICE},
     {ROW("cuda-graph", cuda_graph, STRING, "on|off", "on", FREE), .choices = on_off_choices,
      .help = "on a GPU: launch the training step as one recorded graph; the results are the same",
-     .commands = TRAIN, .group = GROUP_DEVICE},
+     .commands = TRAIN | BENCH_TRAINERS, .group = GROUP_DEVICE},
     {ROW("precision", precision, STRING, "fp32|tf32|bf16", "fp32", WARN),
-     .choices = precision_choices, .help = "of the arithmetic (tf32, bf16: products on a GPU)",
-     .commands = MODEL_USERS, .group = GROUP_DEVICE},
+     .choices = precision_choices,
+     .help = "factors of products: tf32, bf16 on a GPU; bf16 in the recurrence on a CPU",
+     .commands = MODEL_USERS | BENCH_MODELS, .group = GROUP_DEVICE},
 
     {ROW("model-dir", model_dir, STRING, "DIR", "", FREE),
      .shown = "train: a fresh temporary directory", .help = "directory of the checkpoints",
@@ -201,8 +224,8 @@ const struct option_row option_rows[] = {
      .high_is_open = true, .help = "save when this many seconds have passed; 0 = no timer",
      .commands = TRAIN, .group = GROUP_CHECKPOINT},
     {ROW("save-checkpoints-steps", save_checkpoints_steps, U64, "N", "0", FREE), FROM(0),
-     .help = "save after every N-th batch instead; 0 = use the timer", .commands = TRAIN,
-     .group = GROUP_CHECKPOINT},
+     .help = "save after every N-th batch instead; 0 = use the timer",
+     .commands = TRAIN | BENCH_TRAIN, .group = GROUP_CHECKPOINT},
     {ROW("keep-checkpoint-max", keep_checkpoint_max, U64, "N", "5", FREE), FROM(0),
      .help = "keep the latest N; 0 = all", .commands = TRAIN, .group = GROUP_CHECKPOINT},
     {ROW("keep-checkpoint-every-n-hours", keep_checkpoint_every_n_hours, REAL, "X", "0", FREE),
@@ -217,12 +240,12 @@ const struct option_row option_rows[] = {
      .commands = TRAIN, .group = GROUP_CHECKPOINT},
     {ROW("checkpoint-busy", checkpoint_busy, CHOICE, "skip|latest|wait", "skip", FREE),
      .choices = busy_choices, .help = "when a save is due and two are still being written",
-     .commands = TRAIN, .group = GROUP_CHECKPOINT},
+     .commands = TRAIN | BENCH_CHECKPOINT, .group = GROUP_CHECKPOINT},
     {ROW("checkpoint-on-error", checkpoint_on_error, CHOICE, "warn|stop", "warn", FREE),
      .choices = on_error_choices, .help = "when a save fails: go on, or stop", .commands = TRAIN,
      .group = GROUP_CHECKPOINT},
     {ROW("compression-level", compression_level, I64, "N", "1", FREE), RANGE(-7, 19),
-     .help = "of zstd", .commands = TRAIN, .group = GROUP_CHECKPOINT},
+     .help = "of zstd", .commands = TRAIN | BENCH_TRAINERS, .group = GROUP_CHECKPOINT},
     {ROW("allow-change", allow_change, FLAG, NULL, "off", FREE),
      .help = "resume although options or data differ from those of the checkpoint",
      .commands = TRAIN, .group = GROUP_CHECKPOINT},
@@ -293,6 +316,50 @@ const struct option_row option_rows[] = {
     {ROW("save-summary-steps", save_summary_steps, U64, "N", "100", FREE), FROM(0),
      .help = "batches between two summaries in event files; this version writes no event files",
      .commands = TRAIN, .group = GROUP_OUTPUT},
+
+    {ROW("repeats", repeats, U64, "N", "5", FREE), RANGE(1, 31),
+     .help = "measure this often; median, least and most are shown", .commands = BENCHES,
+     .group = GROUP_BENCH},
+    {ROW("section", section, STRING, "NAME", "all", FREE), .choices = section_choices,
+     .help = "measure only recurrence, batch, ragged, operations (of a GPU), step or save",
+     .commands = BENCH_OPS, .group = GROUP_BENCH},
+    {ROW("quick", quick, FLAG, NULL, "off", FREE),
+     .help = "tiny sizes and two repeats where none are given, to see that all of it works",
+     .commands = BENCH_OPS | BENCH_CHECKPOINT, .group = GROUP_BENCH},
+    {ROW("modes", modes, STRING, "LIST", "off,sync,sync+zstd,async,async+zstd,direct,direct+zstd",
+         FREE),
+     .help = "ways to save; without zstd a file is written at level -7, which stores numbers as "
+             "they are; direct, of a GPU only: no copy on the device first",
+     .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
+    {ROW("intervals", intervals, STRING, "LIST", "1,10,25,50,100,epoch", FREE),
+     .shown = "1,10,25,50,100,epoch; of made-up states 10, or 50 from 100 MB",
+     .help = "save after every N-th batch", .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
+    {ROW("sizes", sizes, STRING, "LIST", "real,1.7,33,330,1000", FREE),
+     .help = "what is saved: the state of a trainer on --data, and made-up states of so many MB",
+     .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
+    {ROW("saves", saves, U64, "N", "0", FREE), RANGE(0, 1000000),
+     .shown = "those of 100 steps, or of a few with a made-up state",
+     .help = "saves that each repeat asks for", .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
+    {ROW("step-ms", step_ms, REAL, "X", "10", FREE), RANGE(0, 60000), .low_is_open = true,
+     .help = "length of a training step beside a made-up state", .commands = BENCH_CHECKPOINT,
+     .group = GROUP_BENCH},
+    {ROW("storage", storage, STRING, "LIST", "dir,tmpfs", FREE),
+     .help = "where to save: dir (--dir), tmpfs (/dev/shm)", .commands = BENCH_CHECKPOINT,
+     .group = GROUP_BENCH},
+    {ROW("dir", directory, STRING, "DIR", "", FREE), .shown = "$TMPDIR, or /tmp",
+     .help = "save into a directory of its own below this one, removed at the end",
+     .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
+    {ROW("kills", kills, U64, "N", "5", FREE), RANGE(0, 1000),
+     .help = "kill this many trainers in each mode to see how many steps are lost",
+     .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
+    {ROW("csv", csv, STRING, "FILE", "", FREE), .shown = "none",
+     .help = "write a line for each repeat to this file", .commands = BENCH_CHECKPOINT,
+     .group = GROUP_BENCH},
+    {ROW("plot", plot, STRING, "FILE", "", FREE), .shown = "none",
+     .help = "draw the loss of throughput against the interval into this PNG, with gnuplot",
+     .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
+    {ROW("json", json, STRING, "FILE", "", FREE), .shown = "none",
+     .help = "write the figures to this file too", .commands = BENCHES, .group = GROUP_BENCH},
 
     {ROW("preempt-exit-code", preempt_exit_code, U64, "N", "75", FREE), RANGE(0, 255),
      .help = "after a stop signal and a good save", .commands = TRAIN, .group = GROUP_PREEMPTION},

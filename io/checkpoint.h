@@ -66,8 +66,9 @@ typedef enum status (*checkpoint_sink)(void *context, const void *bytes, size_t 
 
 /* Encode. `tensors` in the order in which they are stored; names unique, none empty; their data
  * must not change during the call. `metadata` keys unique, not "format_version", not "digest.*".
- * F32 and F64 tensors must be finite: STATUS_NONFINITE naming the tensor, before a byte went out,
- * except tensors whose name starts with "state." or "history." (a NaN may be a legal best value).
+ * F64, F32, F16 and BF16 tensors must be finite: STATUS_NONFINITE naming the tensor, before a byte
+ * went out, except tensors whose name starts with "state." or "history." (a NaN may be a legal best
+ * value).
  * STATUS_CONFIG when limits are passed (tensors, header). *out_bytes (may be NULL): bytes given to
  * the sink. *compress_seconds (may be NULL): time spent outside the sink. Blocking. */
 MUST_USE enum status checkpoint_encode(struct checkpoint_encoder *encoder,
@@ -88,7 +89,10 @@ struct checkpoint {
     bool plain; /* an uncompressed .safetensors: no frames, digests optional */
     uint64_t file_bytes;
     char digest[33]; /* XXH3-128 of the file's frames in hex; "" when plain */
-    void *memory;    /* private */
+    /* How long decoding took: comparing the frames with the seek table and all digests; taking the
+     * content out of the frames, which checks theirs. 0 when plain. */
+    double verify_seconds, decompress_seconds;
+    void *memory; /* private */
 };
 
 /* Decode and verify all of a checkpoint, or of a plain safetensors file when `bytes` do not start

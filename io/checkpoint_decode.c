@@ -350,24 +350,31 @@ static enum status read_data(ZSTD_DCtx *zstd, const struct container *container,
 }
 
 static enum status read_compressed(ZSTD_DCtx *zstd, const uint8_t *bytes, size_t size,
-                                   struct memory *memory, char digest[33], struct error *err) {
+                                   struct memory *memory, struct checkpoint *out,
+                                   struct error *err) {
     struct container container = {.bytes = bytes, .size = size};
     struct safetensors_header *header = &memory->header;
+    double begin = clock_monotonic_seconds();
     TRY(read_header_frame(zstd, &container, header, err));
     TRY(check_version(header, true, err));
     TRY(check_end(&container, header->data_bytes, err));
     TRY(check_frames(&container, header->data_bytes, err));
-    TRY(check_digest(&container, digest, err));
+    TRY(check_digest(&container, out->digest, err));
+    double decompress = clock_monotonic_seconds();
     TRY(place_tensors(memory, err));
     TRY(read_data(zstd, &container, memory, err));
-    return check_tensor_digests(header, true, err);
+    double digests = clock_monotonic_seconds();
+    TRY(check_tensor_digests(header, true, err));
+    out->verify_seconds = decompress - begin + clock_monotonic_seconds() - digests;
+    out->decompress_seconds = digests - decompress;
+    return STATUS_OK;
 }
 
 static enum status decode_compressed(const uint8_t *bytes, size_t size, struct memory *memory,
-                                     char digest[33], struct error *err) {
+                                     struct checkpoint *out, struct error *err) {
     ZSTD_DCtx *zstd = ZSTD_createDCtx();
     CHECK(zstd != NULL, err, STATUS_MEMORY, "no memory for the zstd decoder");
-    enum status status = read_compressed(zstd, bytes, size, memory, digest, err);
+    enum status status = read_compressed(zstd, bytes, size, memory, out, err);
     ZSTD_freeDCtx(zstd);
     return status;
 }
@@ -425,7 +432,7 @@ enum status checkpoint_decode(const void *bytes, size_t size, struct checkpoint 
     checkpoint->plain = !is_compressed(bytes, size);
     enum status status = checkpoint->plain
                              ? decode_plain(bytes, size, memory, err)
-                             : decode_compressed(bytes, size, memory, checkpoint->digest, err);
+                             : decode_compressed(bytes, size, memory, checkpoint, err);
     if (status != STATUS_OK) {
         free_memory(memory);
         free(checkpoint);

@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "host/base/text.h"
 #include "io/writer_targets.h"
@@ -131,9 +132,17 @@ static bool is_unpublished(const struct writer *writer, uint64_t id) {
     return false;
 }
 
+static double thread_cpu_seconds(void) {
+    struct timespec now;
+    return clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now) == 0
+               ? (double)now.tv_sec + (double)now.tv_nsec * 1e-9
+               : 0.0;
+}
+
 static void write_job(struct writer *writer, const struct job *job) {
     struct save_result *result = &writer->result;
     begin_result(result, job);
+    double cpu_before = thread_cpu_seconds();
     struct error err = {STATUS_OK, ""};
     double before = clock_monotonic_seconds();
     const struct backend_table *table = writer->be->table;
@@ -153,6 +162,7 @@ static void write_job(struct writer *writer, const struct job *job) {
         table->range_end(writer->be);
     }
     result->durable_seconds = clock_monotonic_seconds() - job->entered_seconds;
+    result->cpu_seconds = thread_cpu_seconds() - cpu_before;
     result->status = status;
     if (result->targets_published == 0) {
         writer->unpublished[writer->unpublished_count++ % UNPUBLISHED_KEPT] = job->id;
@@ -402,6 +412,10 @@ struct writer_totals writer_get_totals(struct writer *writer) {
     totals.stall_seconds_p50 = percentile(writer->stalls_sorted, count, 50);
     totals.stall_seconds_p99 = percentile(writer->stalls_sorted, count, 99);
     return totals;
+}
+
+void writer_memory(const struct writer *writer, size_t *pinned_bytes, size_t *device_bytes) {
+    snapshot_pool_memory(writer->pool, pinned_bytes, device_bytes);
 }
 
 /* ---- create and free ---- */

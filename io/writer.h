@@ -93,8 +93,12 @@ struct save_result {
     uint64_t bytes, raw_bytes;     /* of the last target */
     double stall_seconds;          /* writer_save's own time on the trainer's thread */
     double durable_seconds;        /* from writer_save's entry until all targets were durable */
-    /* sums over the targets; snapshot: the writer's wait for the copies */
+    /* sums over the targets; snapshot: the writer's wait for the copies; rename: with the fsync of
+     * the directory; retain: the state file, and what retention deletes. What is missing to
+     * durable_seconds the save spent in the queue. */
     double snapshot_seconds, compress_seconds, write_seconds, fsync_seconds, rename_seconds;
+    double retain_seconds;
+    double cpu_seconds; /* processor time that the writer spent on this save */
 };
 
 struct writer_totals {
@@ -125,6 +129,9 @@ bool writer_poll(struct writer *writer, struct save_result *out);
 void writer_drain(struct writer *writer);
 
 struct writer_totals writer_get_totals(struct writer *writer);
+
+/* What the slots hold: snapshot_pool_memory. */
+void writer_memory(const struct writer *writer, size_t *pinned_bytes, size_t *device_bytes);
 
 /* Finish what is queued, join the thread, free everything. NULL is fine. */
 void writer_free(struct writer *writer);

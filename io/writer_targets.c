@@ -104,7 +104,13 @@ static enum status write_target(struct writer_targets *targets, const struct sna
     result->raw_bytes = total_bytes(targets->tensors, job.tensor_count);
     TRY(publish_tensors(targets, target->path, &job, result, err));
     result->targets_published++;
-    return target->ring ? store_committed(targets->store, step, err) : STATUS_OK;
+    if (!target->ring) {
+        return STATUS_OK;
+    }
+    double before = clock_monotonic_seconds();
+    enum status status = store_committed(targets->store, step, err);
+    result->retain_seconds += clock_monotonic_seconds() - before;
+    return status;
 }
 
 enum status writer_targets_write(struct writer_targets *targets, const struct snapshot_slot *slot,

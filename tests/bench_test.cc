@@ -1,7 +1,9 @@
 // The benchmark's own parts: that the made-up lengths have the published statistics, that the clock
-// counts and takes turns as it says, and that gpu_ops reports what it measured and on what.
+// counts and takes turns as it says, that operations are
+// counted as the mathematics says, and that `cairn bench ops` reports what it measured and on what.
 #include <cmath>
 #include <cstdint>
+#include <map>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -10,6 +12,10 @@
 
 #include "bench/bench_clock.h"
 #include "bench/bench_lengths.h"
+#include "bench/bench_ops_count.h"
+#include "bench/bench_peak.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/cpu_probe.h"
 #include "tests/support/process.h"
 #include "gtest/gtest.h"
 
@@ -112,51 +118,188 @@ TEST(BenchClock, Spread) {
     EXPECT_DOUBLE_EQ(bench_clock_spread(even, 4).median, 3.0);
 }
 
-// ---- gpu_ops ----
+// ---- counted operations, the peak ----
 
-Outcome gpu_ops(const std::vector<std::string> &arguments) {
-    ProcessOptions options;
-    options.program = CAIRN_GPU_OPS;
-    options.arguments = arguments;
-    return run(options);
+TEST(BenchOpsCount, IsThatOfTheMathematics) {
+    struct model model = {};
+    model.shape = {1000, 32, 64, 16}; // V, E, H, D
+    struct bench_rig rig = {};
+    rig.model = &model;
+    rig.batch.total_tokens = 100;
+    rig.batch.sequences = 7;
+    rig.words = 10;
+    // Three products of [4H] with [H] for each token and direction, a multiply-add being two.
+    EXPECT_DOUBLE_EQ(bench_ops_count_forward(&rig) + bench_ops_count_backward(&rig),
+                     3.0 * 8 * 64 * 64 * 100 * 2);
+    EXPECT_DOUBLE_EQ(bench_ops_count_backward(&rig), 2 * bench_ops_count_forward(&rig));
+    // Per word and direction: dz [4H] W_ih for the embedding, dz' e for W_ih, [4H, E] both.
+    EXPECT_DOUBLE_EQ(bench_ops_count_embedding_grad(&rig), 2.0 * 2 * (4 * 64 * 32) * 10 * 2);
+    // Per sequence D x 2H and 1 x D; forward, for the input and for the weights.
+    EXPECT_DOUBLE_EQ(bench_ops_count_head(&rig), 3.0 * 2 * (16 * 128 + 16) * 7);
 }
 
-TEST(GpuOps, ReportsTheCpuAsTheCpu) {
+TEST(BenchPeak, CountsWhatAllThreadsDo) {
+    struct error err = {};
+    for (const char *const *isa = backend_cpu_isa_names(); *isa != nullptr; isa++) {
+        struct bench_peak *peak = nullptr;
+        ASSERT_EQ(bench_peak_create(*isa, 3, 0.001, &peak, &err), STATUS_OK) << err.message;
+        const bool reference = std::string(*isa) == "reference"; // has no peak of its own
+        EXPECT_STREQ(bench_peak_isa(peak), reference ? backend_cpu_isa_names()[0] : *isa);
+        EXPECT_EQ(bench_peak_threads(peak), 3u);
+        const struct cpu_probe *probe = cpu_probe_find(bench_peak_isa(peak));
+        ASSERT_NE(probe, nullptr);
+        const double rounds = bench_peak_flops(peak) / (3 * probe->multiply_add(1));
+        EXPECT_GE(rounds, 1.0);
+        EXPECT_DOUBLE_EQ(rounds, std::round(rounds)) << "the same number on each thread";
+        EXPECT_EQ(bench_peak_run(peak, &err), STATUS_OK);
+        EXPECT_EQ(bench_peak_run(peak, &err), STATUS_OK);
+        bench_peak_free(peak);
+    }
+}
+
+TEST(BenchPeak, DefaultsAndRefusals) {
+    struct error err = {};
+    struct bench_peak *peak = nullptr;
+    EXPECT_EQ(bench_peak_create("z80", 1, 0.001, &peak, &err), STATUS_DEVICE);
+    EXPECT_TRUE(contains(err.message, "z80")) << err.message;
+    EXPECT_EQ(peak, nullptr);
+    ASSERT_EQ(bench_peak_create("auto", 0, 0.001, &peak, &err), STATUS_OK) << err.message;
+    EXPECT_EQ(bench_peak_threads(peak), backend_cpu_default_threads());
+    bench_peak_free(peak);
+    double rate = 0.0;
+    ASSERT_EQ(bench_peak_measure("auto", 1, 0.007, &rate, &err), STATUS_OK) << err.message;
+    EXPECT_GT(rate, 0.0);
+}
+
+// ---- cairn bench ops ----
+
+Outcome ops(const std::string &arguments) {
+    return run_cairn(words("bench ops " + arguments));
+}
+
+std::string text(json_t *object, const char *name) {
+    const char *value = json_string_value(json_object_get(object, name));
+    return value != nullptr ? value : "";
+}
+
+double number(json_t *object, const char *name) {
+    return json_number_value(json_object_get(object, name));
+}
+
+class BenchOps : public testing::Test {
+  protected:
+    ~BenchOps() override { json_decref(root); }
+    Outcome go(const std::string &arguments) {
+        const std::string path = directory.file("ops.json");
+        Outcome outcome = ops(arguments + " --device cpu --quick --json " + path);
+        root = json_load_file(path.c_str(), 0, nullptr);
+        return outcome;
+    }
+    json_t *array(const char *name) const { return json_object_get(root, name); }
+    // Names of the variants of a section, and how many entries each has.
+    std::map<std::string, int> variants(const std::string &section) const {
+        std::map<std::string, int> found;
+        size_t i;
+        json_t *entry;
+        json_array_foreach(array("entries"), i, entry) {
+            if (text(entry, "section") == section) {
+                found[text(entry, "variant")]++;
+            }
+        }
+        return found;
+    }
     TemporaryDirectory directory;
-    const std::string path = directory.file("ops.json");
-    Outcome outcome = gpu_ops(words("--device cpu --quick --json " + path));
+    json_t *root = nullptr;
+};
+
+TEST_F(BenchOps, ReportsTheCpuAsTheCpu) {
+    Outcome outcome = go("");
     ASSERT_EQ(outcome.code, 0) << outcome.err;
     EXPECT_TRUE(contains(outcome.out, "figures of the CPU")) << outcome.out;
-    json_t *root = json_load_file(path.c_str(), 0, nullptr);
     ASSERT_NE(root, nullptr);
-    EXPECT_STREQ(json_string_value(json_object_get(root, "figures_of")), "cpu");
-    EXPECT_EQ(json_array_size(json_object_get(root, "failures")), 0u);
-    size_t i, per_step = 0;
+    EXPECT_EQ(text(root, "figures_of"), "cpu");
+    EXPECT_EQ(json_array_size(array("failures")), 0u);
+    EXPECT_EQ(json_object_size(array("length_sets")), 2u);
+    for (const char *section : {"recurrence", "batch", "ragged", "step", "save"}) {
+        EXPECT_FALSE(variants(section).empty()) << section;
+    }
+    EXPECT_TRUE(variants("operations").empty());
+    size_t i;
     json_t *entry;
-    json_array_foreach(json_object_get(root, "entries"), i, entry) {
-        const std::string op = json_string_value(json_object_get(entry, "op"));
-        per_step += op.find("per step") != std::string::npos;
-        const std::string unit = json_string_value(json_object_get(entry, "unit"));
-        const double median = json_number_value(json_object_get(entry, "median"));
-        EXPECT_TRUE(std::isfinite(median)) << op;
+    json_array_foreach(array("entries"), i, entry) {
+        const double median = number(entry, "median");
+        EXPECT_TRUE(std::isfinite(median)) << i;
         // Differences of times may be negative where times are tiny.
-        if (unit == "us" && json_is_false(json_object_get(entry, "derived"))) {
-            EXPECT_GT(median, 0.0) << op;
+        if (text(entry, "unit") == "us" && json_is_false(json_object_get(entry, "derived"))) {
+            EXPECT_GT(median, 0.0) << text(entry, "op");
         }
     }
-    // Forward, inference and backward; 2 batch sizes.
-    EXPECT_EQ(per_step, 6u);
-    json_decref(root);
 }
 
-TEST(GpuOps, ExitCodes) {
-    EXPECT_EQ(gpu_ops({"--help"}).code, 0);
-    EXPECT_EQ(gpu_ops({"--device", "gpu"}).code, 2);
-    EXPECT_EQ(gpu_ops({"--repeats", "0"}).code, 2);
-    EXPECT_EQ(gpu_ops({"--section", "nothing"}).code, 2);
-    EXPECT_EQ(gpu_ops(words("--device cuda:99 --quick")).code, 69);
-    EXPECT_EQ(gpu_ops(words("--device cpu --quick --section step --json /nowhere/x.json")).code,
-              74);
+TEST_F(BenchOps, RatesOfEveryInstructionSetAndNumberOfThreads) {
+    Outcome outcome = go("--isa all --threads 2 --section recurrence --hidden-size 24");
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    ASSERT_NE(root, nullptr);
+    std::map<std::string, int> expected;
+    for (const char *const *isa = backend_cpu_isa_names(); *isa != nullptr; isa++) {
+        // Two batches; forward, inference, both, backward, embedding_grad, head, norm and Adam.
+        expected[*isa] = expected[std::string(*isa) + "/1"] = 2 * 7;
+    }
+    EXPECT_EQ(variants("recurrence"), expected);
+    EXPECT_EQ(json_array_size(array("bars")), 2 * expected.size());
+    // A peak for each instruction set but the reference, which has none of its own.
+    EXPECT_EQ(json_array_size(array("peaks")), 2 * (expected.size() - 2));
+    size_t i;
+    json_t *entry;
+    json_array_foreach(array("entries"), i, entry) {
+        if (text(entry, "op") == "lstm_forward + backward") {
+            json_t *batch = json_object_get(entry, "batch");
+            const double flops = 3.0 * 8 * 24 * 24 * number(batch, "tokens") * 2;
+            // The slowest sample has the lowest rate; 1 GFLOP/s is 1000 operations a microsecond.
+            const double lowest = number(json_object_get(entry, "gflops"), "min");
+            EXPECT_NEAR(lowest * 1e3 * number(entry, "max") / flops, 1.0, 1e-3);
+        }
+    }
+    json_array_foreach(array("bars"), i, entry) {
+        const double rate = number(json_object_get(entry, "gflops"), "median");
+        EXPECT_GT(rate, 0.0);
+        const double share = number(json_object_get(entry, "share"), "median");
+        EXPECT_NEAR(share * number(entry, "peak_gflops") / rate, 1.0, 1e-3);
+        EXPECT_EQ(number(entry, "hidden"), 24.0);
+    }
+}
+
+TEST_F(BenchOps, TakesTheSizesThatAreAskedFor) {
+    ASSERT_EQ(go("--section step --threads 1 --embedding-size 3 --hidden-size 5 --dense-size 7 "
+                 "--vocabulary-size 11 --batch-size 6")
+                  .code,
+              0);
+    EXPECT_EQ(json_array_size(array("entries")), 2u); // the two batches
+    size_t i;
+    json_t *entry;
+    json_array_foreach(array("entries"), i, entry) {
+        json_t *shape = json_object_get(entry, "shape");
+        EXPECT_EQ(number(shape, "embedding"), 3.0);
+        EXPECT_EQ(number(shape, "hidden"), 5.0);
+        EXPECT_EQ(number(shape, "dense"), 7.0);
+        EXPECT_EQ(number(shape, "vocabulary"), 11.0);
+        EXPECT_EQ(number(json_object_get(entry, "batch"), "sequences"), 6.0);
+        EXPECT_EQ(number(entry, "threads"), 1.0);
+    }
+}
+
+TEST(BenchOpsProgram, ExitCodes) {
+    EXPECT_EQ(ops("--help").code, 0);
+    EXPECT_EQ(ops("--device gpu").code, 2);
+    EXPECT_EQ(ops("--repeats 0").code, 2);
+    EXPECT_EQ(ops("--section nothing").code, 2);
+    EXPECT_EQ(ops("--device cpu --section operations").code, 2); // a GPU's
+    EXPECT_EQ(ops("--vocabulary-size 0").code, 2);
+    EXPECT_EQ(ops("--batch-size 5000").code, 2);
+    EXPECT_EQ(ops("--device cpu --isa z80").code, 69);
+    EXPECT_EQ(ops("--device cpu --isa portable,portable").code, 69);
+    EXPECT_EQ(ops("--device cuda:99 --quick").code, 69);
+    EXPECT_EQ(ops("--device cpu --quick --section step --json /nowhere/x.json").code, 73);
 }
 
 } // namespace

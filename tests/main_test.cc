@@ -27,7 +27,8 @@ TEST(Main, HelpGoesToStandardOutput) {
     for (int c = 0; c < COMMAND_COUNT; c++) {
         const std::string name = command_name(static_cast<enum command>(c));
         EXPECT_TRUE(contains(help.out, name));
-        const Outcome by_flag = run_cairn({name, "--help"}), by_word = run_cairn({"help", name});
+        const Outcome by_flag = run_cairn(words(name) + words("--help"));
+        const Outcome by_word = run_cairn(words("help") + words(name));
         EXPECT_EQ(by_flag.code, 0);
         EXPECT_EQ(by_flag.err, "");
         EXPECT_TRUE(contains(by_flag.out, "Usage: cairn " + name));
@@ -58,6 +59,32 @@ TEST(Main, UnknownCommandsAreUsageErrorsWithTheNearestName) {
     EXPECT_EQ(run_cairn({"--verison"}).code, 2);
 }
 
+TEST(Main, BenchListsTheBenchmarks) {
+    const Outcome alone = run_cairn({"bench"});
+    EXPECT_EQ(alone.code, 2);
+    EXPECT_EQ(alone.out, "");
+    for (const char *line : {"bench --help", "help bench"}) {
+        const Outcome help = run_cairn(words(line));
+        EXPECT_EQ(help.code, 0);
+        EXPECT_EQ(help.err, "");
+        EXPECT_EQ(help.out, alone.err);
+        for (const char *name : {"train", "ops", "data"}) {
+            EXPECT_TRUE(contains(help.out, std::string("\n  ") + name + " ")) << help.out;
+        }
+    }
+    for (const char *line : {"bench trian", "help bench trian", "bench trian --help"}) {
+        const Outcome unknown = run_cairn(words(line));
+        EXPECT_EQ(unknown.code, 2);
+        EXPECT_EQ(unknown.out, "");
+        EXPECT_EQ(unknown.err, alone.err + "cairn: there is no benchmark \"trian\"; did you mean "
+                                           "\"train\"?\n");
+    }
+    // No command but a benchmark is one behind the word, and none without it.
+    EXPECT_EQ(run_cairn(words("bench predict")).code, 2);
+    EXPECT_EQ(run_cairn(words("ops")).code, 2);
+    EXPECT_TRUE(contains(run_cairn({"bnech"}).err, "\"bench\""));
+}
+
 TEST(Main, ErrorsBeginWithProgramAndCommand) {
     const Outcome outcome = run_cairn({"train", "--epochs", "none"});
     EXPECT_EQ(outcome.code, 2);
@@ -65,9 +92,13 @@ TEST(Main, ErrorsBeginWithProgramAndCommand) {
 }
 
 TEST(Main, AFullDiskUnderStandardOutputIsAnError) {
-    const Outcome outcome = shell(CAIRN_BINARY " train --help >/dev/full");
+    const Outcome outcome = shell(CAIRN_BINARY " --version >/dev/full");
     EXPECT_EQ(outcome.code, 74);
     EXPECT_TRUE(contains(outcome.err, "No space left")) << outcome.err;
+    // More than one buffer: where the last one is empty, only the earlier failure is known.
+    const Outcome large = shell(CAIRN_BINARY " train --help >/dev/full");
+    EXPECT_EQ(large.code, 74);
+    EXPECT_TRUE(contains(large.err, "could not be written")) << large.err;
 }
 
 TEST(Main, AClosedStandardOutputIsAnError) {

@@ -205,6 +205,11 @@ TEST_F(Options, EveryCommandHasItsOptions) {
         {COMMAND_TOKENIZE, {"vocabulary", "model-dir", "checkpoint", "max-length", "input-format"}},
         {COMMAND_CHECKPOINTS, {"model-dir", "verify"}},
         {COMMAND_VOCABULARY, {"data", "vocabulary-size", "strip-html"}},
+        {COMMAND_BENCH_TRAIN,
+         {"data", "vocabulary-size", "hidden-size", "batch-size", "steps", "device", "threads",
+          "isa", "save-checkpoints-steps", "repeats", "json"}},
+        {COMMAND_BENCH_OPS, {"hidden-size", "device", "threads", "isa", "repeats", "json"}},
+        {COMMAND_BENCH_DATA, {"data", "vocabulary-size", "repeats", "json"}},
     };
     for (const auto &[command, names] : expected) {
         for (const std::string &name : names) {
@@ -382,6 +387,19 @@ TEST_F(Options, UnknownOptionsAreNamedWithTheNearest) {
     expect_refused(Train({"--\x01x"}), STATUS_USAGE, {"\\x01"});
     expect_refused(Parsed(COMMAND_CHECKPOINTS, {"--epochs", "3"}), STATUS_USAGE,
                    {"--epochs", "train"});
+}
+
+TEST_F(Options, BenchmarksHaveDefaultsOfTheirOwn) {
+    Parsed bench(COMMAND_BENCH_TRAIN, {});
+    ASSERT_EQ(bench.status, STATUS_OK) << bench.message();
+    EXPECT_STREQ(bench->data, "demo");
+    EXPECT_EQ(bench->repeats, 5u);
+    EXPECT_STREQ(bench->json, "");
+    EXPECT_STREQ(Parsed(COMMAND_BENCH_DATA, {"--data", "x"})->data, "x");
+    for (const char *bad : {"0", "32", "many"}) {
+        expect_refused(Parsed(COMMAND_BENCH_OPS, {"--repeats", bad}), STATUS_USAGE,
+                       {"--repeats", "1 to 31"});
+    }
 }
 
 TEST_F(Options, MissingValuesAreNamed) {

@@ -7,7 +7,7 @@ hidden sizes, a PackedSequence the standard one (aten/src/ATen/native/cudnn/RNN.
     padded, uniform     all sequences T steps, for several T
     padded, <set>       ragged lengths, padded to the longest (the padding is computed, too)
     packed, <set>       the same lengths as a PackedSequence
-each in fp32 with TF32 off and on. Lengths come from the JSON that bench/gpu_ops writes
+each in fp32 with TF32 off and on. Lengths come from the JSON that `cairn bench ops` writes
 (`length_sets`), so that both sides see the same batches; without it only uniform ones are measured.
 
 Times: CUDA events around several repetitions, medians of interleaved samples. `forward` keeps what
@@ -31,7 +31,7 @@ BATCH = 64
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lengths-from", type=pathlib.Path, help="JSON of bench/gpu_ops")
+    parser.add_argument("--lengths-from", type=pathlib.Path, help="JSON of `cairn bench ops`")
     parser.add_argument("--json", type=pathlib.Path, help="write the results here")
     parser.add_argument("--repeats", type=int, default=7, help="samples (default %(default)s)")
     parser.add_argument("--quick", action="store_true", help="short sequences, few repeats")

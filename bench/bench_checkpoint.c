@@ -1,0 +1,277 @@
+/* bench_checkpoint.c - `cairn bench checkpoint`: what a save costs training, how soon it is
+ * durable, how fast a restart is, and what a crash loses. bench_checkpoint.h says how all of it is
+ * measured. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bench/bench_checkpoint.h"
+#include "bench/bench_checkpoint_report.h"
+#include "host/cmd.h"
+#include "host/loading.h"
+
+enum { CASES_MAX = CHECKPOINT_PLACES * CHECKPOINT_LIST_MAX, WARM_UP_STEPS = 3, KILL_INTERVAL = 10 };
+
+struct bench {
+    struct options options; /* with the repeats of the plan */
+    struct checkpoint_plan plan;
+    struct checkpoint_place places[CHECKPOINT_PLACES];
+    size_t place_count;
+    struct checkpoint_kills kills[CHECKPOINT_PLACES][CHECKPOINT_MODES];
+    size_t kill_counts[CHECKPOINT_PLACES];
+    struct backend *be;
+    struct bench_report *report;
+    FILE *csv;
+    struct checkpoint_case *cases[CASES_MAX];
+    size_t case_count;
+};
+
+/* ---- one case -------------------------------------------------------------------------------- */
+
+static void describe_case(const struct bench *bench, const struct checkpoint_place *place,
+                          double megabytes, const struct checkpoint_trainee *trainee,
+                          struct checkpoint_case *out) {
+    const struct checkpoint_plan *plan = &bench->plan;
+    out->place = place->name;
+    out->repeats = plan->repeats;
+    out->epoch_steps = trainee->epoch_steps;
+    memcpy(out->modes, plan->modes, sizeof out->modes);
+    out->interval_count =
+        checkpoint_plan_intervals(plan, trainee->made_up, trainee->state_bytes, out->intervals);
+    if (megabytes > 0) {
+        snprintf(out->state, sizeof out->state, "%g MB", megabytes);
+    } else {
+        snprintf(out->state, sizeof out->state, "real");
+    }
+}
+
+/* All modes at one interval, once. Who comes first changes from repeat to repeat. */
+static enum status run_turn(const struct bench *bench, struct checkpoint_trainee *trainee,
+                            struct checkpoint_case *cell, size_t index, unsigned repeat,
+                            struct error *err) {
+    const struct checkpoint_plan *plan = &bench->plan;
+    uint64_t interval = cell->intervals[index] == 0 ? cell->epoch_steps : cell->intervals[index];
+    uint64_t steps = checkpoint_plan_steps(plan, trainee->made_up, trainee->state_bytes, interval);
+    for (unsigned i = 0; i < CHECKPOINT_MODES; i++) {
+        enum checkpoint_mode mode = (enum checkpoint_mode)((i + repeat) % CHECKPOINT_MODES);
+        if (cell->modes[mode]) {
+            TRY(checkpoint_block_run(trainee, plan, mode, interval, steps,
+                                     &cell->rounds[index][mode][repeat], err));
+        }
+    }
+    double off = cell->rounds[index][CHECKPOINT_OFF][repeat].step_seconds;
+    for (unsigned mode = 0; mode < CHECKPOINT_MODES; mode++) {
+        struct checkpoint_round *round = &cell->rounds[index][mode][repeat];
+        round->lost = cell->modes[mode] ? 1.0 - off / round->step_seconds : 0.0;
+    }
+    return STATUS_OK;
+}
+
+static enum status run_cells(const struct bench *bench, struct checkpoint_trainee *trainee,
+                             struct checkpoint_case *cell, struct error *err) {
+    struct checkpoint_round ignored;
+    TRY(checkpoint_block_run(trainee, &bench->plan, CHECKPOINT_OFF, 1, WARM_UP_STEPS, &ignored,
+                             err));
+    TRY(checkpoint_block_save(trainee, &bench->plan, err));
+    for (unsigned repeat = 0; repeat < cell->repeats; repeat++) {
+        for (size_t i = 0; i < cell->interval_count; i++) {
+            TRY(run_turn(bench, trainee, cell, i, repeat, err));
+        }
+    }
+    return STATUS_OK;
+}
+
+static enum status measure_case(struct bench *bench, struct checkpoint_trainee *trainee,
+                                struct checkpoint_case *cell, struct error *err) {
+    TRY(run_cells(bench, trainee, cell, err));
+    struct checkpoint_restore *restore = calloc(1, sizeof *restore);
+    CHECK(restore != NULL, err, STATUS_MEMORY, "out of memory for a benchmark");
+    enum status status = checkpoint_block_save(trainee, &bench->plan, err);
+    if (status == STATUS_OK) {
+        status = checkpoint_restore_run(trainee, cell->repeats, restore, err);
+    }
+    if (status == STATUS_OK) {
+        checkpoint_report_case(cell, bench->report, bench->csv, stdout);
+        checkpoint_report_restore(cell, restore, bench->report, stdout);
+        fflush(stdout);
+    }
+    free(restore);
+    return status;
+}
+
+/* A state is in memory five times (itself, two slots, what is read, what is decoded), in tmpfs
+ * twice more. */
+static bool fits_memory(double megabytes, bool tmpfs) {
+    double available = (double)sysconf(_SC_AVPHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    return megabytes * 1e6 * (tmpfs ? 7 : 5) < 0.9 * available;
+}
+
+static enum status run_case(struct bench *bench, const struct checkpoint_place *place,
+                            double megabytes, struct error *err) {
+    char directory[FILE_PATH_CAPACITY];
+    struct checkpoint_trainee *trainee;
+    const struct checkpoint_plan *plan = &bench->plan;
+    if (!fits_memory(megabytes, strcmp(place->name, "tmpfs") == 0)) {
+        printf("\n%s, %g MB state: left out, there is too little free memory\n", place->name,
+               megabytes);
+        return STATUS_OK;
+    }
+    TRY(checkpoint_place_enter(place, "models", directory, err));
+    TRY(megabytes > 0
+            ? checkpoint_synthetic_create(bench->be, megabytes, plan->step_seconds, directory,
+                                          &trainee, err)
+            : checkpoint_real_create(&bench->options, bench->be, directory, &trainee, err));
+    struct checkpoint_case *cell = calloc(1, sizeof *cell);
+    enum status status = STATUS_OK;
+    if (cell == NULL) {
+        status = error_set(err, STATUS_MEMORY, "out of memory for a benchmark");
+    } else {
+        describe_case(bench, place, megabytes, trainee, cell);
+        bench->cases[bench->case_count++] = cell;
+        status = measure_case(bench, trainee, cell, err);
+    }
+    trainee->free(trainee);
+    checkpoint_place_remove(directory);
+    return status;
+}
+
+/* ---- kills ----------------------------------------------------------------------------------- */
+
+static uint64_t kill_interval(const struct checkpoint_plan *plan) {
+    for (size_t i = 0; i < plan->interval_count; i++) {
+        if (plan->intervals[i] == KILL_INTERVAL) {
+            return KILL_INTERVAL;
+        }
+    }
+    return plan->intervals[0];
+}
+
+/* Before this process has threads and a device. Modes that only some devices have are left out. */
+static enum status kill_trainers(struct bench *bench, struct error *err) {
+    const struct checkpoint_plan *plan = &bench->plan;
+    for (size_t place = 0; place < bench->place_count && plan->kills > 0; place++) {
+        for (enum checkpoint_mode mode = 0; mode < CHECKPOINT_MODES; mode++) {
+            if (plan->modes[mode] && checkpoint_mode_saves(mode) &&
+                !checkpoint_mode_is_direct(mode)) {
+                TRY(checkpoint_kill_run(plan, &bench->places[place], mode, kill_interval(plan),
+                                        &bench->kills[place][bench->kill_counts[place]], err));
+                bench->kill_counts[place]++;
+            }
+        }
+    }
+    return STATUS_OK;
+}
+
+static void report_kills(struct bench *bench) {
+    for (size_t place = 0; place < bench->place_count; place++) {
+        if (bench->kill_counts[place] > 0) {
+            printf("\n%s: %llu trainers killed in each mode, saving every %llu steps\n",
+                   bench->places[place].name, (unsigned long long)bench->plan.kills,
+                   (unsigned long long)bench->kills[place][0].interval);
+        }
+        for (size_t i = 0; i < bench->kill_counts[place]; i++) {
+            checkpoint_report_kills(bench->places[place].name, &bench->kills[place][i],
+                                    bench->report, stdout);
+        }
+    }
+}
+
+/* ---- all of it ------------------------------------------------------------------------------- */
+
+static enum status draw_pictures(struct bench *bench, struct error *err) {
+    const struct checkpoint_case *drawn[CASES_MAX];
+    size_t count = 0;
+    for (size_t i = 0; i < bench->case_count; i++) {
+        checkpoint_picture_print(bench->cases[i], stdout);
+        if (bench->cases[i]->interval_count > 1) {
+            drawn[count++] = bench->cases[i];
+        }
+    }
+    if (bench->options.plot[0] == '\0' || count == 0) {
+        return STATUS_OK;
+    }
+    bool done;
+    TRY(checkpoint_picture_draw(drawn, count, bench->options.plot, &done, err));
+    bench_report_fact(bench->report, "picture", "%s",
+                      done ? bench->options.plot : "none, there is no gnuplot on this machine");
+    return STATUS_OK;
+}
+
+static enum status write_files(struct bench *bench, struct error *err) {
+    if (bench->csv != NULL) {
+        bool written = !ferror(bench->csv);
+        written = fclose(bench->csv) == 0 && written;
+        bench->csv = NULL;
+        CHECK(written, err, STATUS_IO, "--csv %s could not be written: %s", bench->options.csv,
+              strerror(errno));
+    }
+    return bench_report_write(bench->report, err);
+}
+
+static void report_facts(struct bench *bench) {
+    const struct options *options = &bench->options;
+    static const char *const policies[] = {
+        [BUSY_SKIP] = "skip", [BUSY_LATEST] = "latest", [BUSY_WAIT] = "wait"};
+    bench_report_fact(bench->report, "data of the real state", "%s", options->data);
+    bench_report_fact(bench->report, "when the writer is busy", "%s",
+                      policies[options->checkpoint_busy]);
+    bench_report_number(bench->report, "made-up step", bench->plan.step_seconds * 1e3, "ms");
+    for (size_t i = 0; i < bench->place_count; i++) {
+        bench_report_fact(bench->report, bench->places[i].name, "%s", bench->places[i].path);
+    }
+}
+
+static enum status run(struct bench *bench, struct error *err) {
+    struct options *options = &bench->options;
+    for (int tmpfs = 0; tmpfs < CHECKPOINT_PLACES; tmpfs++) {
+        if (tmpfs == 1 ? bench->plan.tmpfs : bench->plan.disk) {
+            TRY(checkpoint_place_make(options, tmpfs == 1, &bench->places[bench->place_count],
+                                      err));
+            bench->place_count++;
+        }
+    }
+    TRY(checkpoint_csv_open(options, &bench->csv, err));
+    TRY(kill_trainers(bench, err));
+    TRY(loading_create_backend(options, options->hidden_size, &bench->be, err));
+    checkpoint_plan_fit(&bench->plan, bench->be->unified_memory);
+    TRY(bench_report_create(options, bench->be, 0, stdout, &bench->report, err));
+    report_facts(bench);
+    bench_report_quiet(bench->report, true);
+    report_kills(bench);
+    for (size_t place = 0; place < bench->place_count; place++) {
+        for (size_t i = 0; i < bench->plan.size_count; i++) {
+            TRY(run_case(bench, &bench->places[place], bench->plan.sizes[i], err));
+        }
+    }
+    TRY(draw_pictures(bench, err));
+    return write_files(bench, err);
+}
+
+enum status cmd_bench_checkpoint(const struct options *options, int *exit_code, struct error *err) {
+    (void)exit_code;
+    struct bench *bench = calloc(1, sizeof *bench);
+    CHECK(bench != NULL, err, STATUS_MEMORY, "out of memory for a benchmark");
+    bench->options = *options;
+    enum status status = checkpoint_plan_make(&bench->options, &bench->plan, err);
+    if (status == STATUS_OK) {
+        bench->options.repeats = bench->plan.repeats;
+        status = run(bench, err);
+    }
+    for (size_t i = 0; i < bench->place_count; i++) {
+        checkpoint_place_remove(bench->places[i].path);
+    }
+    for (size_t i = 0; i < bench->case_count; i++) {
+        free(bench->cases[i]);
+    }
+    if (bench->csv != NULL) {
+        fclose(bench->csv);
+    }
+    bench_report_free(bench->report);
+    if (bench->be != NULL) {
+        bench->be->table->free(bench->be);
+    }
+    free(bench);
+    return status;
+}

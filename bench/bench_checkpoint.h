@@ -1,0 +1,246 @@
+/* bench_checkpoint.h - the parts of `cairn bench checkpoint` and what they hand to each other.
+ *
+ *     plan     what to measure: the lists of options, and the defaults of --quick
+ *     place    a directory of its own on a disk or in memory, removed at the end
+ *     trainee  something that makes steps and has a state: the real trainer, or a made-up state
+ *              beside busy arithmetic
+ *     block    some steps in one mode at one interval; gives a struct checkpoint_round
+ *     restore  the way back, split in its parts, cold and warm
+ *     kill     children that are killed, and what they lost
+ *     report   table, JSON, CSV; picture: terminal, PNG
+ *
+ * A cell is one mode at one interval of one trainee in one place. The cells of one interval take
+ * turns, repeat by repeat, and make the same steps on the same batches; what a mode costs is taken
+ * from pairs of blocks of the same repeat, itself against `off`.
+ *
+ * The mode `copy` is no way to save: where a save is due it copies the state once into one of two
+ * buffers and waits for it. It says what the least stall is that a snapshot can have, measured like
+ * one.
+ *
+ * THREADS: the main thread.
+ */
+#ifndef CAIRN_BENCH_BENCH_CHECKPOINT_H
+#define CAIRN_BENCH_BENCH_CHECKPOINT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bench/bench_clock.h"
+#include "host/options.h"
+#include "io/store.h"
+#include "io/writer.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- plan ------------------------------------------------------------------------------------ */
+
+enum checkpoint_mode {
+    CHECKPOINT_OFF,
+    CHECKPOINT_COPY,
+    CHECKPOINT_SYNC, /* the trainer waits until the save is durable */
+    CHECKPOINT_SYNC_ZSTD,
+    CHECKPOINT_ASYNC,
+    CHECKPOINT_ASYNC_ZSTD,
+    CHECKPOINT_DIRECT, /* async without the copy on the device first */
+    CHECKPOINT_DIRECT_ZSTD,
+    CHECKPOINT_MODES
+};
+
+enum {
+    CHECKPOINT_LIST_MAX = 16,
+    CHECKPOINT_PLACES = 2,
+    /* zstd's fastest level of this format: floating-point numbers are stored as they are */
+    CHECKPOINT_STORED_LEVEL = -7
+};
+
+/* "async+zstd"; static. */
+const char *checkpoint_mode_name(enum checkpoint_mode mode);
+bool checkpoint_mode_saves(enum checkpoint_mode mode); /* neither off nor copy */
+bool checkpoint_mode_waits(enum checkpoint_mode mode); /* sync */
+bool checkpoint_mode_is_direct(enum checkpoint_mode mode);
+int checkpoint_mode_level(enum checkpoint_mode mode, const struct options *options);
+
+struct checkpoint_plan {
+    const struct options *options;
+    unsigned repeats;
+    bool modes[CHECKPOINT_MODES];
+    uint64_t intervals[CHECKPOINT_LIST_MAX]; /* in steps, 0 = an epoch */
+    size_t interval_count;
+    double sizes[CHECKPOINT_LIST_MAX]; /* MB, 0 = the real trainer's */
+    size_t size_count;
+    bool disk, tmpfs;
+    uint64_t kills, saves;
+    double step_seconds;
+    bool intervals_given;
+};
+
+/* From the options. STATUS_USAGE naming the option and the word that is wrong. */
+MUST_USE enum status checkpoint_plan_make(const struct options *options,
+                                          struct checkpoint_plan *out, struct error *err);
+/* Drop the modes that a device with unified memory has not. */
+void checkpoint_plan_fit(struct checkpoint_plan *plan, bool unified_memory);
+/* Intervals of a state of `bytes`, into `out`; their number. `made_up`: no epochs. */
+size_t checkpoint_plan_intervals(const struct checkpoint_plan *plan, bool made_up, double bytes,
+                                 uint64_t out[CHECKPOINT_LIST_MAX]);
+/* Steps of a block. */
+uint64_t checkpoint_plan_steps(const struct checkpoint_plan *plan, bool made_up, double bytes,
+                               uint64_t interval);
+
+/* ---- place ----------------------------------------------------------------------------------- */
+
+struct checkpoint_place {
+    const char *name; /* "dir", "tmpfs" */
+    char path[FILE_PATH_CAPACITY];
+};
+
+/* Make a directory below --dir or /dev/shm. STATUS_OUTPUT. */
+MUST_USE enum status checkpoint_place_make(const struct options *options, bool tmpfs,
+                                           struct checkpoint_place *out, struct error *err);
+/* A directory inside of it, which must not exist. STATUS_OUTPUT. */
+MUST_USE enum status checkpoint_place_enter(const struct checkpoint_place *place, const char *name,
+                                            char out[FILE_PATH_CAPACITY], struct error *err);
+/* Remove a directory with everything in it; that it cannot is not reported. */
+void checkpoint_place_remove(const char *path);
+
+/* ---- trainee --------------------------------------------------------------------------------- */
+
+struct checkpoint_trainee {
+    struct backend *be;
+    struct store *store; /* of its directory, open as long as the trainee */
+    const void *region;  /* device memory of the state */
+    size_t region_bytes;
+    double state_bytes;   /* of all tensors of a checkpoint; known after the first save */
+    uint64_t epoch_steps; /* 0: there are no epochs */
+    bool made_up;
+    uint64_t step; /* steps done since it was made */
+    /* Back to the batch where every block begins; what was learnt stays. */
+    enum status (*rewind)(struct checkpoint_trainee *self, struct error *err);
+    enum status (*make_step)(struct checkpoint_trainee *self, struct error *err);
+    /* Ask `writer` for a save of the state, as the trainer does. */
+    enum status (*save)(struct checkpoint_trainee *self, struct writer *writer,
+                        enum save_outcome *outcome, struct error *err);
+    /* Hear of a finished save. */
+    void (*heard)(struct checkpoint_trainee *self, const struct save_result *result);
+    /* Read a checkpoint's tensors back into the device. */
+    enum status (*load)(struct checkpoint_trainee *self, const struct checkpoint *from,
+                        struct error *err);
+    void (*free)(struct checkpoint_trainee *self);
+};
+
+/* The trainer of `cairn train` on --data, with its files in `directory`. */
+MUST_USE enum status checkpoint_real_create(const struct options *options, struct backend *be,
+                                            const char *directory, struct checkpoint_trainee **out,
+                                            struct error *err);
+
+/* Three parts of `megabytes` together, called as a model's: weights (normal, each row of 256 with a
+ * deviation of its own between 0.01 and 0.1), Adam's m (normal, rows of 1e-5 to 1e-3) and v (its
+ * square, never 0): as random in the mantissa and as alike in the exponent as trained numbers. A
+ * step is `step_seconds` of additions and multiplications on one core, measured before, so that it
+ * takes longer when the writer needs that core; the state does not change. */
+MUST_USE enum status checkpoint_synthetic_create(struct backend *be, double megabytes,
+                                                 double step_seconds, const char *directory,
+                                                 struct checkpoint_trainee **out,
+                                                 struct error *err);
+
+/* ---- block ----------------------------------------------------------------------------------- */
+
+/* What one block measured. All numbers are double: checkpoint_columns lists them. */
+struct checkpoint_round {
+    double steps, seconds, step_seconds;
+    double lost; /* share of the throughput of `off` in the same repeat */
+    double stall_p50, stall_p99, stall_max; /* seconds in the save call, of accepted saves */
+    double cpu_p50, cpu_p99, cpu_max;       /* processor time of the trainer's thread in it */
+    double asked, done, skipped, delayed, failed;
+    double durable_p50, durable_max; /* from the call until the file's name is durable */
+    /* means over the saves that became durable; retain, the state file and what is deleted, comes
+     * after that */
+    double queued, snapshot, compress, write, fsync, rename, retain;
+    double bytes, raw_bytes, ratio;
+    double writer_cpu;                                 /* per save */
+    double writer_speed;                               /* raw bytes per second of compressing */
+    double pinned_bytes, device_bytes, resident_bytes; /* resident: what the process grew by */
+};
+
+struct checkpoint_column {
+    const char *name, *unit; /* in the JSON; "name_unit" in the CSV */
+    size_t offset;           /* of a double in struct checkpoint_round */
+    double scale;
+    bool of_saves; /* means something only where saves were made */
+    bool of_calls; /* means something for `copy` too */
+};
+
+extern const struct checkpoint_column checkpoint_columns[];
+extern const size_t checkpoint_column_count;
+
+double checkpoint_column_value(const struct checkpoint_column *column,
+                               const struct checkpoint_round *round);
+
+/* Make `steps` steps with a save in the middle of each `interval` of them; then wait until all
+ * saves are durable, which is not part of the time. A save that fails is an error: STATUS_IO. */
+MUST_USE enum status checkpoint_block_run(struct checkpoint_trainee *trainee,
+                                          const struct checkpoint_plan *plan,
+                                          enum checkpoint_mode mode, uint64_t interval,
+                                          uint64_t steps, struct checkpoint_round *out,
+                                          struct error *err);
+
+/* Make sure that the state is durable now, compressed as --compression-level says. */
+MUST_USE enum status checkpoint_block_save(struct checkpoint_trainee *trainee,
+                                           const struct checkpoint_plan *plan, struct error *err);
+
+/* A writer for one mode into the trainee's store; the caller frees it. */
+MUST_USE enum status checkpoint_block_writer(struct checkpoint_trainee *trainee,
+                                             const struct options *options,
+                                             enum checkpoint_mode mode, struct writer **out,
+                                             struct error *err);
+
+/* ---- restore --------------------------------------------------------------------------------- */
+
+enum checkpoint_restore_part {
+    CHECKPOINT_FIND,       /* list the directory, choose the newest */
+    CHECKPOINT_READ,       /* the file into memory */
+    CHECKPOINT_VERIFY,     /* digests, seek table */
+    CHECKPOINT_DECOMPRESS, /* frames, with their checksums */
+    CHECKPOINT_LOAD,       /* into the device */
+    CHECKPOINT_WHOLE,      /* all of it as `train` does it, measured by itself */
+    CHECKPOINT_RESTORE_PARTS
+};
+
+const char *checkpoint_restore_part_name(enum checkpoint_restore_part part);
+
+struct checkpoint_restore {
+    unsigned repeats;
+    bool cold_possible; /* the page cache let go of the file */
+    double warm[CHECKPOINT_RESTORE_PARTS][BENCH_REPEATS_MAX];
+    double cold[CHECKPOINT_RESTORE_PARTS][BENCH_REPEATS_MAX];
+    double bytes; /* of the tensors */
+};
+
+/* Restore the newest checkpoint of the trainee's directory, cold and warm in turns. */
+MUST_USE enum status checkpoint_restore_run(struct checkpoint_trainee *trainee, unsigned repeats,
+                                            struct checkpoint_restore *out, struct error *err);
+
+/* ---- kill ------------------------------------------------------------------------------------ */
+
+struct checkpoint_kills {
+    enum checkpoint_mode mode;
+    uint64_t interval, count;
+    double lost_mean, lost_max;     /* steps that a new start has to make again */
+    double lost[BENCH_REPEATS_MAX]; /* the first ones */
+    double steps_mean;              /* that a trainer had made */
+};
+
+/* Start trainers in children, kill each at a random moment, look what its directory holds. Call it
+ * before there are other threads: the children are forks. STATUS_IO when a child fails by itself.
+ */
+MUST_USE enum status checkpoint_kill_run(const struct checkpoint_plan *plan,
+                                         const struct checkpoint_place *place,
+                                         enum checkpoint_mode mode, uint64_t interval,
+                                         struct checkpoint_kills *out, struct error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

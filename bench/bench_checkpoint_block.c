@@ -1,0 +1,347 @@
+/* Some steps in one mode at one interval, and what they show. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bench/bench_checkpoint.h"
+#include "host/base/stop.h"
+
+#define COLUMN(column, unit_name, field, factor)                                                   \
+    .name = (column), .unit = (unit_name), .offset = offsetof(struct checkpoint_round, field),     \
+    .scale = (factor)
+
+const struct checkpoint_column checkpoint_columns[] = {
+    {COLUMN("steps", "", steps, 1)},
+    {COLUMN("time of a step", "ms", step_seconds, 1e3)},
+    {COLUMN("throughput lost", "%", lost, 100)},
+    {COLUMN("stall p50", "us", stall_p50, 1e6), .of_calls = true},
+    {COLUMN("stall p99", "us", stall_p99, 1e6), .of_calls = true},
+    {COLUMN("stall max", "us", stall_max, 1e6), .of_calls = true},
+    {COLUMN("stall cpu p50", "us", cpu_p50, 1e6), .of_calls = true},
+    {COLUMN("stall cpu p99", "us", cpu_p99, 1e6), .of_calls = true},
+    {COLUMN("stall cpu max", "us", cpu_max, 1e6), .of_calls = true},
+    {COLUMN("saves asked", "", asked, 1), .of_saves = true},
+    {COLUMN("saves done", "", done, 1), .of_saves = true},
+    {COLUMN("saves skipped", "", skipped, 1), .of_saves = true},
+    {COLUMN("saves delayed", "", delayed, 1), .of_saves = true},
+    {COLUMN("durable p50", "ms", durable_p50, 1e3), .of_saves = true},
+    {COLUMN("durable max", "ms", durable_max, 1e3), .of_saves = true},
+    {COLUMN("queued", "ms", queued, 1e3), .of_saves = true},
+    {COLUMN("snapshot", "ms", snapshot, 1e3), .of_saves = true},
+    {COLUMN("compress", "ms", compress, 1e3), .of_saves = true},
+    {COLUMN("write", "ms", write, 1e3), .of_saves = true},
+    {COLUMN("fsync", "ms", fsync, 1e3), .of_saves = true},
+    {COLUMN("rename", "ms", rename, 1e3), .of_saves = true},
+    {COLUMN("retain", "ms", retain, 1e3), .of_saves = true},
+    {COLUMN("tensors", "bytes", raw_bytes, 1), .of_saves = true},
+    {COLUMN("file", "bytes", bytes, 1), .of_saves = true},
+    {COLUMN("ratio", "", ratio, 1), .of_saves = true},
+    {COLUMN("compress speed", "MB/s", writer_speed, 1e-6), .of_saves = true},
+    {COLUMN("writer cpu", "ms", writer_cpu, 1e3), .of_saves = true},
+    {COLUMN("pinned memory", "MB", pinned_bytes, 1e-6), .of_saves = true},
+    {COLUMN("device memory", "MB", device_bytes, 1e-6), .of_saves = true},
+    {COLUMN("resident memory", "MB", resident_bytes, 1e-6), .of_saves = true},
+};
+const size_t checkpoint_column_count = sizeof checkpoint_columns / sizeof checkpoint_columns[0];
+
+double checkpoint_column_value(const struct checkpoint_column *column,
+                               const struct checkpoint_round *round) {
+    double value;
+    memcpy(&value, (const char *)round + column->offset, sizeof value);
+    return value * column->scale;
+}
+
+/* ---- clocks and memory ----------------------------------------------------------------------- */
+
+static double thread_cpu_now(void) {
+    struct timespec now;
+    return clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now) == 0
+               ? (double)now.tv_sec + (double)now.tv_nsec * 1e-9
+               : 0.0;
+}
+
+static double resident_bytes(void) {
+    double pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (file != NULL) {
+        if (fscanf(file, "%*s %lf", &pages) != 1) {
+            pages = 0;
+        }
+        fclose(file);
+    }
+    return pages * (double)sysconf(_SC_PAGESIZE);
+}
+
+/* ---- a block --------------------------------------------------------------------------------- */
+
+enum { COPIES = 2 };
+
+struct block {
+    struct checkpoint_trainee *trainee;
+    enum checkpoint_mode mode;
+    struct writer *writer; /* NULL when nothing is saved */
+    void *copies[COPIES];  /* pinned; of CHECKPOINT_COPY */
+    double *walls, *cpus;  /* [capacity] of accepted calls */
+    double *durables;      /* [capacity] */
+    size_t calls, durable_count, capacity;
+    struct save_result sums; /* of the saves that became durable */
+    double resident_before;
+    struct error failure; /* of the first save that failed */
+};
+
+static int compare_doubles(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Nearest rank; sorts. */
+static double percentile(double *values, size_t count, size_t percent) {
+    qsort(values, count, sizeof values[0], compare_doubles);
+    return count == 0 ? 0.0 : values[(count * percent + 99) / 100 - 1];
+}
+
+static void add_result(struct block *block, const struct save_result *result) {
+    struct save_result *sums = &block->sums;
+    if (result->status != STATUS_OK) {
+        if (block->failure.status == STATUS_OK) {
+            error_set(&block->failure, result->status, "%s", result->message);
+        }
+        return;
+    }
+    if (result->dropped || block->durable_count == block->capacity) {
+        return;
+    }
+    /* The file counts from when its name is durable; the state file is a hint for others. */
+    double durable_seconds = result->durable_seconds - result->retain_seconds;
+    block->durables[block->durable_count++] = durable_seconds;
+    sums->stall_seconds += result->stall_seconds;
+    sums->durable_seconds += durable_seconds;
+    sums->snapshot_seconds += result->snapshot_seconds;
+    sums->compress_seconds += result->compress_seconds;
+    sums->write_seconds += result->write_seconds;
+    sums->fsync_seconds += result->fsync_seconds;
+    sums->rename_seconds += result->rename_seconds;
+    sums->retain_seconds += result->retain_seconds;
+    sums->cpu_seconds += result->cpu_seconds;
+    sums->bytes += result->bytes;
+    sums->raw_bytes += result->raw_bytes;
+}
+
+static void poll_results(struct block *block) {
+    struct save_result result;
+    while (writer_poll(block->writer, &result)) {
+        add_result(block, &result);
+        block->trainee->heard(block->trainee, &result);
+    }
+}
+
+/* Without a copy on the device first a snapshot is what it is with unified memory: one copy to the
+ * pinned slot on the compute stream, behind which training waits. So the writer is told so while
+ * it looks: when it allocates, and in the save call. */
+static bool pretend_unified(struct block *block) {
+    bool was = block->trainee->be->unified_memory;
+    block->trainee->be->unified_memory = was || checkpoint_mode_is_direct(block->mode);
+    return was;
+}
+
+static enum status copy_state(struct block *block, struct error *err) {
+    struct checkpoint_trainee *trainee = block->trainee;
+    struct backend *be = trainee->be;
+    TRY(be->table->copy(be, block->copies[block->calls % COPIES], trainee->region,
+                        trainee->region_bytes, BACKEND_STREAM_COMPUTE, err));
+    return be->table->stream_synchronize(be, BACKEND_STREAM_COMPUTE, err);
+}
+
+static enum status save_state(struct block *block, enum save_outcome *outcome, struct error *err) {
+    struct checkpoint_trainee *trainee = block->trainee;
+    bool was = pretend_unified(block);
+    enum status status = trainee->save(trainee, block->writer, outcome, err);
+    trainee->be->unified_memory = was;
+    TRY(status);
+    if (checkpoint_mode_waits(block->mode)) {
+        writer_drain(block->writer);
+    }
+    return STATUS_OK;
+}
+
+/* The call that is timed: wall clock, and what this thread really computed in it. */
+static enum status timed_call(struct block *block, struct error *err) {
+    enum save_outcome outcome = SAVE_ACCEPTED;
+    double cpu = thread_cpu_now(), wall = bench_clock_now();
+    TRY(block->mode == CHECKPOINT_COPY ? copy_state(block, err) : save_state(block, &outcome, err));
+    wall = bench_clock_now() - wall;
+    cpu = thread_cpu_now() - cpu;
+    if (outcome == SAVE_ACCEPTED && block->calls < block->capacity) {
+        block->walls[block->calls] = wall;
+        block->cpus[block->calls] = cpu;
+        block->calls++;
+    }
+    return STATUS_OK;
+}
+
+static enum status make_steps(struct block *block, uint64_t interval, uint64_t steps,
+                              struct error *err) {
+    struct checkpoint_trainee *trainee = block->trainee;
+    for (uint64_t i = 0; i < steps; i++) {
+        CHECK(stop_signal() == 0, err, STATUS_STOPPED, "stopped by a signal");
+        TRY(trainee->make_step(trainee, err));
+        /* In the middle of the interval, so that what follows a save is within the block. */
+        bool due = i % interval == (interval - 1) / 2;
+        if (due && block->mode != CHECKPOINT_OFF) {
+            TRY(timed_call(block, err));
+        }
+        if (block->writer != NULL) {
+            poll_results(block);
+        }
+    }
+    struct backend *be = trainee->be;
+    return be->table->stream_synchronize(be, BACKEND_STREAM_COMPUTE, err);
+}
+
+static enum status open_block(struct block *block, const struct checkpoint_plan *plan,
+                              struct error *err) {
+    struct checkpoint_trainee *trainee = block->trainee;
+    struct backend *be = trainee->be;
+    block->walls = calloc(block->capacity, sizeof *block->walls);
+    block->cpus = calloc(block->capacity, sizeof *block->cpus);
+    block->durables = calloc(block->capacity, sizeof *block->durables);
+    CHECK(block->walls != NULL && block->cpus != NULL && block->durables != NULL, err,
+          STATUS_MEMORY, "out of memory for a benchmark");
+    for (size_t i = 0; i < COPIES && block->mode == CHECKPOINT_COPY; i++) {
+        TRY(be->table->host_alloc(be, trainee->region_bytes, &block->copies[i], err));
+    }
+    block->resident_before = resident_bytes();
+    return checkpoint_mode_saves(block->mode)
+               ? checkpoint_block_writer(trainee, plan->options, block->mode, &block->writer, err)
+               : STATUS_OK;
+}
+
+static void close_block(struct block *block) {
+    struct backend *be = block->trainee->be;
+    writer_free(block->writer);
+    for (size_t i = 0; i < COPIES; i++) {
+        if (block->copies[i] != NULL) {
+            be->table->host_free(be, block->copies[i]);
+        }
+    }
+    free(block->walls);
+    free(block->cpus);
+    free(block->durables);
+}
+
+/* ---- what it shows --------------------------------------------------------------------------- */
+
+static void describe_calls(struct block *block, struct checkpoint_round *out) {
+    out->stall_p50 = percentile(block->walls, block->calls, 50);
+    out->stall_p99 = percentile(block->walls, block->calls, 99);
+    out->stall_max = percentile(block->walls, block->calls, 100);
+    out->cpu_p50 = percentile(block->cpus, block->calls, 50);
+    out->cpu_p99 = percentile(block->cpus, block->calls, 99);
+    out->cpu_max = percentile(block->cpus, block->calls, 100);
+}
+
+static void describe_saves(struct block *block, struct checkpoint_round *out) {
+    const struct save_result *sums = &block->sums;
+    const struct writer_totals totals = writer_get_totals(block->writer);
+    double n = block->durable_count > 0 ? (double)block->durable_count : 1;
+    out->asked = (double)totals.requested;
+    out->done = (double)totals.saved;
+    out->skipped = (double)totals.skipped;
+    out->delayed = (double)totals.delayed;
+    out->failed = (double)totals.failed;
+    out->durable_p50 = percentile(block->durables, block->durable_count, 50);
+    out->durable_max = percentile(block->durables, block->durable_count, 100);
+    out->snapshot = sums->snapshot_seconds / n;
+    out->compress = sums->compress_seconds / n;
+    out->write = sums->write_seconds / n;
+    out->fsync = sums->fsync_seconds / n;
+    out->rename = sums->rename_seconds / n;
+    out->retain = sums->retain_seconds / n;
+    out->queued =
+        sums->durable_seconds / n - (sums->stall_seconds / n + out->snapshot + out->compress +
+                                     out->write + out->fsync + out->rename + out->retain);
+    out->queued = out->queued < 0 ? 0 : out->queued;
+    out->bytes = (double)sums->bytes / n;
+    out->raw_bytes = (double)sums->raw_bytes / n;
+    out->ratio = sums->bytes > 0 ? (double)sums->raw_bytes / (double)sums->bytes : 0;
+    out->writer_cpu = sums->cpu_seconds / n;
+    out->writer_speed =
+        sums->compress_seconds > 0 ? (double)sums->raw_bytes / sums->compress_seconds : 0;
+    size_t pinned, device;
+    bool was = pretend_unified(block);
+    writer_memory(block->writer, &pinned, &device);
+    block->trainee->be->unified_memory = was;
+    out->pinned_bytes = (double)pinned;
+    out->device_bytes = (double)device;
+    double grown = resident_bytes() - block->resident_before;
+    out->resident_bytes = grown > 0 ? grown : 0;
+}
+
+static enum status run_block(struct block *block, const struct checkpoint_plan *plan,
+                             uint64_t interval, uint64_t steps, struct checkpoint_round *out,
+                             struct error *err) {
+    TRY(open_block(block, plan, err));
+    TRY(block->trainee->rewind(block->trainee, err));
+    double begin = bench_clock_now();
+    TRY(make_steps(block, interval, steps, err));
+    out->seconds = bench_clock_now() - begin;
+    out->steps = (double)steps;
+    out->step_seconds = out->seconds / out->steps;
+    describe_calls(block, out);
+    if (block->writer != NULL) {
+        writer_drain(block->writer);
+        poll_results(block);
+        describe_saves(block, out);
+    }
+    CHECK(block->failure.status == STATUS_OK, err, block->failure.status, "%s",
+          block->failure.message);
+    return STATUS_OK;
+}
+
+enum status checkpoint_block_run(struct checkpoint_trainee *trainee,
+                                 const struct checkpoint_plan *plan, enum checkpoint_mode mode,
+                                 uint64_t interval, uint64_t steps, struct checkpoint_round *out,
+                                 struct error *err) {
+    memset(out, 0, sizeof *out);
+    struct block block = {
+        .trainee = trainee, .mode = mode, .capacity = (size_t)(steps / interval + 1)};
+    enum status status = run_block(&block, plan, interval, steps, out, err);
+    close_block(&block);
+    if (out->raw_bytes > 0) {
+        trainee->state_bytes = out->raw_bytes;
+    }
+    return status;
+}
+
+/* ---- writers --------------------------------------------------------------------------------- */
+
+enum status checkpoint_block_writer(struct checkpoint_trainee *trainee,
+                                    const struct options *options, enum checkpoint_mode mode,
+                                    struct writer **out, struct error *err) {
+    static const enum writer_busy policies[] = {
+        [BUSY_SKIP] = WRITER_BUSY_SKIP,
+        [BUSY_LATEST] = WRITER_BUSY_LATEST,
+        [BUSY_WAIT] = WRITER_BUSY_WAIT,
+    };
+    const struct writer_options writer_options = {
+        .files = &file_posix,
+        .store = trainee->store,
+        .compression_level = checkpoint_mode_level(mode, options),
+        .busy = policies[options->checkpoint_busy],
+        .host_capacity = 64 * 1024, /* the trainer's */
+    };
+    struct block block = {.trainee = trainee, .mode = mode};
+    bool was = pretend_unified(&block);
+    enum status status = writer_create(&writer_options, trainee->be, trainee->region,
+                                       trainee->region_bytes, out, err);
+    trainee->be->unified_memory = was;
+    return status;
+}
+
+enum status checkpoint_block_save(struct checkpoint_trainee *trainee,
+                                  const struct checkpoint_plan *plan, struct error *err) {
+    struct checkpoint_round ignored;
+    return checkpoint_block_run(trainee, plan, CHECKPOINT_SYNC_ZSTD, 1, 1, &ignored, err);
+}

@@ -1,0 +1,216 @@
+/* Throughput lost against the interval: with characters, and as a PNG by gnuplot.
+ *
+ * The axis is logarithmic and ends at 0.01 %: what is less, or by chance below nothing, stands on
+ * the lowest line. */
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <spawn.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "bench/bench_checkpoint_report.h"
+
+extern char **environ;
+
+#define LEAST_PERCENT 0.01
+#define MOST_PERCENT 100.0
+
+static struct bench_spread lost_percent(const struct checkpoint_case *cell, size_t interval,
+                                        enum checkpoint_mode mode) {
+    struct bench_spread lost =
+        checkpoint_spread(cell, interval, mode, offsetof(struct checkpoint_round, lost), 100);
+    lost.median = fmax(lost.median, LEAST_PERCENT);
+    lost.min = fmax(lost.min, LEAST_PERCENT);
+    lost.max = fmax(lost.max, LEAST_PERCENT);
+    return lost;
+}
+
+static bool is_drawn(const struct checkpoint_case *cell, enum checkpoint_mode mode) {
+    return cell->modes[mode] && checkpoint_mode_saves(mode);
+}
+
+/* ---- characters ------------------------------------------------------------------------------ */
+
+enum { ROWS_PER_DECADE = 4, DECADES = 4, ROWS = ROWS_PER_DECADE * DECADES + 1, COLUMN = 9 };
+
+static const char marks[CHECKPOINT_MODES] = {
+    [CHECKPOINT_SYNC] = 's',       [CHECKPOINT_SYNC_ZSTD] = 'S', [CHECKPOINT_ASYNC] = 'a',
+    [CHECKPOINT_ASYNC_ZSTD] = 'A', [CHECKPOINT_DIRECT] = 'd',    [CHECKPOINT_DIRECT_ZSTD] = 'D',
+};
+
+static size_t row_of(double percent) {
+    double row = log10(percent / LEAST_PERCENT) * ROWS_PER_DECADE;
+    return row <= 0 ? 0 : row >= ROWS - 1 ? ROWS - 1 : (size_t)lround(row);
+}
+
+/* One line of the picture, without its axis: the marks of an interval that share it stand side by
+ * side. */
+static void print_row(const struct checkpoint_case *cell, size_t row, FILE *out) {
+    for (size_t interval = 0; interval < cell->interval_count; interval++) {
+        int width = 0;
+        for (enum checkpoint_mode mode = 0; mode < CHECKPOINT_MODES; mode++) {
+            if (is_drawn(cell, mode) && row_of(lost_percent(cell, interval, mode).median) == row) {
+                fputc(marks[mode], out);
+                width++;
+            }
+        }
+        fprintf(out, "%*s", COLUMN - width, "");
+    }
+    fputc('\n', out);
+}
+
+void checkpoint_picture_print(const struct checkpoint_case *cell, FILE *out) {
+    if (cell->interval_count < 2) {
+        return;
+    }
+    fprintf(out, "\n  %s, %s state: throughput lost, %%\n", cell->place, cell->state);
+    for (size_t row = ROWS; row-- > 0;) {
+        if (row % ROWS_PER_DECADE == 0) {
+            double percent = LEAST_PERCENT * pow(10, (double)row / ROWS_PER_DECADE);
+            fprintf(out, "  %s%6.4g |  ", row == 0 ? "<" : " ", percent);
+        } else {
+            fprintf(out, "         |  ");
+        }
+        print_row(cell, row, out);
+    }
+    fprintf(out, "         +");
+    for (size_t i = 0; i < COLUMN * cell->interval_count; i++) {
+        fputc('-', out);
+    }
+    fprintf(out, "\n    every   ");
+    for (size_t interval = 0; interval < cell->interval_count; interval++) {
+        char every[24];
+        fprintf(out, "%-*s", COLUMN, checkpoint_interval_name(cell, interval, every));
+    }
+    fprintf(out, "steps\n   ");
+    for (enum checkpoint_mode mode = 0; mode < CHECKPOINT_MODES; mode++) {
+        if (is_drawn(cell, mode)) {
+            fprintf(out, " %c = %s", marks[mode], checkpoint_mode_name(mode));
+        }
+    }
+    fputc('\n', out);
+}
+
+/* ---- gnuplot --------------------------------------------------------------------------------- */
+
+/* Fixed colours, which also differ for people who see few of them (Okabe and Ito, 2008). */
+static const char *const colours[CHECKPOINT_MODES] = {
+    [CHECKPOINT_OFF] = "#999999",    [CHECKPOINT_COPY] = "#000000",
+    [CHECKPOINT_SYNC] = "#D55E00",   [CHECKPOINT_SYNC_ZSTD] = "#E69F00",
+    [CHECKPOINT_ASYNC] = "#0072B2",  [CHECKPOINT_ASYNC_ZSTD] = "#009E73",
+    [CHECKPOINT_DIRECT] = "#CC79A7", [CHECKPOINT_DIRECT_ZSTD] = "#56B4E9",
+};
+
+static void write_data(const struct checkpoint_case *cell, size_t number, FILE *script) {
+    for (enum checkpoint_mode mode = 0; mode < CHECKPOINT_MODES; mode++) {
+        if (!is_drawn(cell, mode)) {
+            continue;
+        }
+        fprintf(script, "$case%zu_%d << END\n", number, (int)mode);
+        for (size_t interval = 0; interval < cell->interval_count; interval++) {
+            struct bench_spread lost = lost_percent(cell, interval, mode);
+            /* A little to the side, so that the ranges of two modes do not hide each other. */
+            double x = (double)interval + 0.05 * ((double)mode - CHECKPOINT_ASYNC + 0.5);
+            fprintf(script, "%.3f %.6g %.6g %.6g\n", x, lost.median, lost.min, lost.max);
+        }
+        fprintf(script, "END\n");
+    }
+}
+
+static void write_panel(const struct checkpoint_case *cell, size_t number, FILE *script) {
+    fprintf(script, "set title '%s state, saved to %s'\nset xtics (", cell->state,
+            strcmp(cell->place, "dir") == 0 ? "a disk, with fsync" : "memory (tmpfs)");
+    for (size_t interval = 0; interval < cell->interval_count; interval++) {
+        char every[24];
+        fprintf(script, "%s'%s' %zu", interval == 0 ? "" : ", ",
+                checkpoint_interval_name(cell, interval, every), interval);
+    }
+    fprintf(script, ")\nset xrange [-0.4:%.1f]\nplot ", (double)cell->interval_count - 0.6);
+    const char *separator = "";
+    for (enum checkpoint_mode mode = 0; mode < CHECKPOINT_MODES; mode++) {
+        if (is_drawn(cell, mode)) {
+            fprintf(script,
+                    "%s$case%zu_%d using 1:2 with lines lc rgb '%s' lw 2 notitle, "
+                    "$case%zu_%d using 1:2:3:4 with yerrorbars lc rgb '%s' lw 1.5 pt 7 ps 1.2 "
+                    "title '%s'",
+                    separator, number, (int)mode, colours[mode], number, (int)mode, colours[mode],
+                    checkpoint_mode_name(mode));
+            separator = ", ";
+        }
+    }
+    fprintf(script, "\n");
+}
+
+/* The path stands between single quotes, in which gnuplot knows only the quote itself, doubled. */
+static void write_path(const char *path, FILE *script) {
+    fputc('\'', script);
+    for (const char *at = path; *at != '\0'; at++) {
+        fprintf(script, *at == '\'' ? "''" : "%c", *at);
+    }
+    fputc('\'', script);
+}
+
+static void write_script(const struct checkpoint_case *const *cases, size_t count, const char *path,
+                         FILE *script) {
+    for (size_t i = 0; i < count; i++) {
+        write_data(cases[i], i, script);
+    }
+    fprintf(script, "set terminal pngcairo size %zu,620 font 'sans,12' noenhanced\nset output ",
+            80 + 720 * count);
+    write_path(path, script);
+    fprintf(
+        script,
+        "\nset multiplot layout 1,%zu\n"
+        "set logscale y\nset yrange [%g:%g]\n"
+        "set ytics ('<= 0.01' 0.01, '0.1' 0.1, '1' 1, '10' 10, '100' 100)\n"
+        "set ylabel 'training throughput lost, %%' offset 1\nset xlabel 'steps between two saves'\n"
+        "set grid ytics lt 1 lw 1 lc rgb '#D0D0D0'\nset border 3\nset tics nomirror\n"
+        "set key above horizontal maxrows 1\nset lmargin 12\nset rmargin 3\n",
+        count, LEAST_PERCENT, MOST_PERCENT);
+    for (size_t i = 0; i < count; i++) {
+        write_panel(cases[i], i, script);
+    }
+    fprintf(script, "unset multiplot\n");
+}
+
+/* gnuplot reads the script from its standard input. */
+static enum status run_gnuplot(FILE *script, bool *drawn, struct error *err) {
+    char name[] = "gnuplot";
+    char *const arguments[] = {name, NULL};
+    posix_spawn_file_actions_t actions;
+    pid_t child;
+    int state = 0;
+    *drawn = false;
+    CHECK(posix_spawn_file_actions_init(&actions) == 0, err, STATUS_MEMORY,
+          "no memory for a process");
+    int failed = posix_spawn_file_actions_adddup2(&actions, fileno(script), STDIN_FILENO);
+    if (failed == 0) {
+        failed = posix_spawnp(&child, name, &actions, NULL, arguments, environ);
+    }
+    posix_spawn_file_actions_destroy(&actions);
+    if (failed == ENOENT) {
+        return STATUS_OK;
+    }
+    CHECK(failed == 0, err, STATUS_IO, "--plot: gnuplot cannot be started: %s", strerror(failed));
+    while (waitpid(child, &state, 0) < 0 && errno == EINTR) {
+    }
+    CHECK(WIFEXITED(state) && WEXITSTATUS(state) == 0, err, STATUS_IO,
+          "--plot: gnuplot has failed (see above)");
+    *drawn = true;
+    return STATUS_OK;
+}
+
+enum status checkpoint_picture_draw(const struct checkpoint_case *const *cases, size_t count,
+                                    const char *path, bool *drawn, struct error *err) {
+    FILE *script = tmpfile();
+    CHECK(script != NULL, err, STATUS_IO, "--plot: no temporary file: %s", strerror(errno));
+    write_script(cases, count, path, script);
+    enum status status =
+        fflush(script) == 0 && fseek(script, 0, SEEK_SET) == 0
+            ? run_gnuplot(script, drawn, err)
+            : error_set(err, STATUS_IO, "--plot: a temporary file cannot be written");
+    fclose(script);
+    return status;
+}

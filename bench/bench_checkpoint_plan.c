@@ -1,0 +1,177 @@
+/* What to measure: the lists of options, and the defaults that go with a state's size. */
+#include <stdio.h>
+#include <string.h>
+
+#include "bench/bench_checkpoint.h"
+#include "host/base/text.h"
+
+enum {
+    REAL_STEPS = 100,   /* of a block, at least */
+    MADE_UP_STEPS = 50, /* small states; large ones make as many as an interval has */
+    QUICK_STEPS = 4,
+    MADE_UP_INTERVAL = 10,
+    LARGE_INTERVAL = 50
+};
+
+static const double large_bytes = 100e6;
+
+/* ---- modes ----------------------------------------------------------------------------------- */
+
+static const struct {
+    const char *name;
+    bool saves, waits, stored, direct;
+} modes[CHECKPOINT_MODES] = {
+    [CHECKPOINT_OFF] = {.name = "off"},
+    [CHECKPOINT_COPY] = {.name = "copy"},
+    [CHECKPOINT_SYNC] = {.name = "sync", .saves = true, .waits = true, .stored = true},
+    [CHECKPOINT_SYNC_ZSTD] = {.name = "sync+zstd", .saves = true, .waits = true},
+    [CHECKPOINT_ASYNC] = {.name = "async", .saves = true, .stored = true},
+    [CHECKPOINT_ASYNC_ZSTD] = {.name = "async+zstd", .saves = true},
+    [CHECKPOINT_DIRECT] = {.name = "direct", .saves = true, .stored = true, .direct = true},
+    [CHECKPOINT_DIRECT_ZSTD] = {.name = "direct+zstd", .saves = true, .direct = true},
+};
+
+const char *checkpoint_mode_name(enum checkpoint_mode mode) {
+    return modes[mode].name;
+}
+
+bool checkpoint_mode_saves(enum checkpoint_mode mode) {
+    return modes[mode].saves;
+}
+
+bool checkpoint_mode_waits(enum checkpoint_mode mode) {
+    return modes[mode].waits;
+}
+
+bool checkpoint_mode_is_direct(enum checkpoint_mode mode) {
+    return modes[mode].direct;
+}
+
+int checkpoint_mode_level(enum checkpoint_mode mode, const struct options *options) {
+    return modes[mode].stored ? CHECKPOINT_STORED_LEVEL : (int)options->compression_level;
+}
+
+/* ---- lists ----------------------------------------------------------------------------------- */
+
+/* Takes one word of a list; false when it is none. */
+typedef bool (*word_function)(struct checkpoint_plan *plan, const char *word);
+
+static enum status each_word(struct checkpoint_plan *plan, const char *option, const char *list,
+                             word_function take, const char *expected, struct error *err) {
+    char word[32], shown[160];
+    for (const char *at = list;; at++) {
+        size_t size = strcspn(at, ",");
+        snprintf(word, sizeof word, "%.*s", (int)size, at);
+        CHECK(size < sizeof word && take(plan, word), err, STATUS_USAGE,
+              "--%s %s: expected a list of at most %d, separated by commas, of %s", option,
+              text_escape(list, strlen(list), shown, sizeof shown), (int)CHECKPOINT_LIST_MAX,
+              expected);
+        at += size;
+        if (*at == '\0') {
+            return STATUS_OK;
+        }
+    }
+}
+
+static bool take_mode(struct checkpoint_plan *plan, const char *word) {
+    for (int mode = 0; mode < CHECKPOINT_MODES; mode++) {
+        if (strcmp(word, modes[mode].name) == 0) {
+            plan->modes[mode] = true;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool take_interval(struct checkpoint_plan *plan, const char *word) {
+    uint64_t interval = 0;
+    bool known = strcmp(word, "epoch") == 0 ||
+                 (text_parse_u64(word, &interval) && interval >= 1 && interval <= 1000000);
+    if (!known || plan->interval_count == CHECKPOINT_LIST_MAX) {
+        return false;
+    }
+    plan->intervals[plan->interval_count++] = interval;
+    return true;
+}
+
+static bool take_size(struct checkpoint_plan *plan, const char *word) {
+    double megabytes = 0;
+    bool known = strcmp(word, "real") == 0 ||
+                 (text_parse_double(word, &megabytes) && megabytes >= 0.01 && megabytes <= 50000);
+    if (!known || plan->size_count == CHECKPOINT_LIST_MAX) {
+        return false;
+    }
+    plan->sizes[plan->size_count++] = megabytes;
+    return true;
+}
+
+static bool take_storage(struct checkpoint_plan *plan, const char *word) {
+    bool disk = strcmp(word, "dir") == 0, tmpfs = strcmp(word, "tmpfs") == 0;
+    plan->disk = plan->disk || disk;
+    plan->tmpfs = plan->tmpfs || tmpfs;
+    return disk || tmpfs;
+}
+
+/* ---- the plan -------------------------------------------------------------------------------- */
+
+/* `list`, or with --quick and nothing given a shorter one. */
+static const char *choose(const struct options *options, const char *option, const char *list,
+                          const char *quick) {
+    return options->quick && !options_given(options, option) ? quick : list;
+}
+
+enum status checkpoint_plan_make(const struct options *options, struct checkpoint_plan *out,
+                                 struct error *err) {
+    bool quick = options->quick;
+    *out = (struct checkpoint_plan){
+        .options = options,
+        .repeats = (unsigned)options->repeats,
+        .kills = quick && !options_given(options, "kills") ? 1 : options->kills,
+        .saves = options->saves,
+        .step_seconds = 1e-3 * (quick && !options_given(options, "step-ms") ? 1 : options->step_ms),
+        .intervals_given = options_given(options, "intervals") || quick,
+    };
+    if (!options_given(options, "repeats")) {
+        out->repeats = quick ? 2 : 3;
+    }
+    TRY(each_word(out, "modes", options->modes, take_mode,
+                  "off, sync, sync+zstd, async, async+zstd, direct, direct+zstd", err));
+    out->modes[CHECKPOINT_OFF] = out->modes[CHECKPOINT_COPY] = true; /* to compare with */
+    TRY(each_word(out, "intervals", choose(options, "intervals", options->intervals, "1,10,epoch"),
+                  take_interval, "numbers of steps from 1 to 1000000, or epoch", err));
+    TRY(each_word(out, "sizes", choose(options, "sizes", options->sizes, "real,1.7"), take_size,
+                  "real, and numbers of MB from 0.01 to 50000", err));
+    return each_word(out, "storage", choose(options, "storage", options->storage, "dir"),
+                     take_storage, "dir, tmpfs", err);
+}
+
+void checkpoint_plan_fit(struct checkpoint_plan *plan, bool unified_memory) {
+    if (unified_memory) {
+        plan->modes[CHECKPOINT_DIRECT] = plan->modes[CHECKPOINT_DIRECT_ZSTD] = false;
+    }
+}
+
+size_t checkpoint_plan_intervals(const struct checkpoint_plan *plan, bool made_up, double bytes,
+                                 uint64_t out[CHECKPOINT_LIST_MAX]) {
+    size_t count = 0;
+    if (made_up && !plan->intervals_given) {
+        out[0] = bytes < large_bytes ? MADE_UP_INTERVAL : LARGE_INTERVAL;
+        return 1;
+    }
+    for (size_t i = 0; i < plan->interval_count; i++) {
+        if (plan->intervals[i] > 0 || !made_up) {
+            out[count++] = plan->intervals[i];
+        }
+    }
+    return count;
+}
+
+uint64_t checkpoint_plan_steps(const struct checkpoint_plan *plan, bool made_up, double bytes,
+                               uint64_t interval) {
+    uint64_t least = plan->options->quick  ? QUICK_STEPS
+                     : !made_up            ? REAL_STEPS
+                     : bytes < large_bytes ? MADE_UP_STEPS
+                                           : interval;
+    uint64_t saves = plan->saves > 0 ? plan->saves : (least + interval - 1) / interval;
+    return saves * interval;
+}

@@ -1,0 +1,250 @@
+#include "bench/bench_checkpoint_report.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <string.h>
+
+char *checkpoint_interval_name(const struct checkpoint_case *cell, size_t interval, char out[24]) {
+    uint64_t steps = cell->intervals[interval];
+    if (steps == 0) {
+        snprintf(out, 24, "epoch");
+    } else {
+        snprintf(out, 24, "%llu", (unsigned long long)steps);
+    }
+    return out;
+}
+
+static double value_at(const struct checkpoint_round *round, size_t offset) {
+    double value;
+    memcpy(&value, (const char *)round + offset, sizeof value);
+    return value;
+}
+
+struct bench_spread checkpoint_spread(const struct checkpoint_case *cell, size_t interval,
+                                      enum checkpoint_mode mode, size_t offset, double scale) {
+    double samples[BENCH_REPEATS_MAX];
+    for (unsigned i = 0; i < cell->repeats; i++) {
+        samples[i] = value_at(&cell->rounds[interval][mode][i], offset) * scale;
+    }
+    return bench_clock_spread(samples, cell->repeats);
+}
+
+/* Does the figure mean anything in this mode? */
+static bool applies(const struct checkpoint_column *column, enum checkpoint_mode mode) {
+    if (mode == CHECKPOINT_COPY) {
+        return !column->of_saves;
+    }
+    return mode != CHECKPOINT_OFF || !(column->of_saves || column->of_calls);
+}
+
+/* ---- CSV ------------------------------------------------------------------------------------- */
+
+/* "stall_p99_us" of {"stall p99", "us"}. */
+static void print_column_name(FILE *csv, const struct checkpoint_column *column) {
+    const char *unit = strcmp(column->unit, "%") == 0 ? "percent" : column->unit;
+    fprintf(csv, ",");
+    for (const char *at = column->name; *at != '\0'; at++) {
+        fputc(*at == ' ' ? '_' : *at, csv);
+    }
+    if (unit[0] != '\0') {
+        fprintf(csv, "_%s", strcmp(unit, "MB/s") == 0 ? "MB_per_s" : unit);
+    }
+}
+
+enum status checkpoint_csv_open(const struct options *options, FILE **out, struct error *err) {
+    *out = NULL;
+    if (options->csv[0] == '\0') {
+        return STATUS_OK;
+    }
+    *out = fopen(options->csv, "w");
+    CHECK(*out != NULL, err, STATUS_OUTPUT, "--csv %s cannot be written: %s", options->csv,
+          strerror(errno));
+    fprintf(*out, "storage,state,mode,interval,repeat");
+    for (size_t i = 0; i < checkpoint_column_count; i++) {
+        print_column_name(*out, &checkpoint_columns[i]);
+    }
+    fprintf(*out, "\n");
+    return STATUS_OK;
+}
+
+static void write_lines(const struct checkpoint_case *cell, size_t interval,
+                        enum checkpoint_mode mode, FILE *csv) {
+    char every[24];
+    for (unsigned repeat = 0; repeat < cell->repeats; repeat++) {
+        fprintf(csv, "%s,%s,%s,%s,%u", cell->place, cell->state, checkpoint_mode_name(mode),
+                checkpoint_interval_name(cell, interval, every), repeat + 1);
+        for (size_t i = 0; i < checkpoint_column_count; i++) {
+            const struct checkpoint_column *column = &checkpoint_columns[i];
+            fprintf(csv, ",");
+            if (applies(column, mode)) {
+                fprintf(csv, "%.10g",
+                        checkpoint_column_value(column, &cell->rounds[interval][mode][repeat]));
+            }
+        }
+        fprintf(csv, "\n");
+    }
+}
+
+/* ---- JSON ------------------------------------------------------------------------------------ */
+
+static void add_figures(const struct checkpoint_case *cell, size_t interval,
+                        enum checkpoint_mode mode, struct bench_report *report) {
+    char section[128], every[24];
+    snprintf(section, sizeof section, "%s, %s, %s, every %s", cell->place, cell->state,
+             checkpoint_mode_name(mode), checkpoint_interval_name(cell, interval, every));
+    bench_report_section(report, section);
+    for (size_t i = 0; i < checkpoint_column_count; i++) {
+        const struct checkpoint_column *column = &checkpoint_columns[i];
+        double samples[BENCH_REPEATS_MAX];
+        if (!applies(column, mode)) {
+            continue;
+        }
+        for (unsigned repeat = 0; repeat < cell->repeats; repeat++) {
+            samples[repeat] =
+                checkpoint_column_value(column, &cell->rounds[interval][mode][repeat]);
+        }
+        bench_report_figure(report, column->name, column->unit, 1.0, samples, cell->repeats);
+    }
+}
+
+/* ---- the table ------------------------------------------------------------------------------- */
+
+#define MEDIAN(field, scale)                                                                       \
+    checkpoint_spread(cell, interval, mode, offsetof(struct checkpoint_round, field), scale).median
+
+static void print_stalls(const struct checkpoint_case *cell, size_t interval,
+                         enum checkpoint_mode mode, FILE *table) {
+    char every[24];
+    const struct bench_spread lost =
+        checkpoint_spread(cell, interval, mode, offsetof(struct checkpoint_round, lost), 100);
+    fprintf(table, "  %5s %-11s %9.3f", checkpoint_interval_name(cell, interval, every),
+            checkpoint_mode_name(mode), MEDIAN(step_seconds, 1e3));
+    if (mode == CHECKPOINT_OFF) {
+        fprintf(table, "\n");
+        return;
+    }
+    fprintf(table, " %7.2f (%6.2f to %6.2f) %9.0f %9.0f %9.0f %9.0f", lost.median, lost.min,
+            lost.max, MEDIAN(stall_p50, 1e6), MEDIAN(stall_p99, 1e6), MEDIAN(stall_max, 1e6),
+            MEDIAN(cpu_p99, 1e6));
+    if (checkpoint_mode_saves(mode)) {
+        fprintf(table, " %6.0f %6.0f %6.0f %6.0f", MEDIAN(asked, 1), MEDIAN(done, 1),
+                MEDIAN(skipped, 1), MEDIAN(delayed, 1));
+    }
+    fprintf(table, "\n");
+}
+
+static void print_durable(const struct checkpoint_case *cell, size_t interval,
+                          enum checkpoint_mode mode, FILE *table) {
+    char every[24];
+    fprintf(table,
+            "  %5s %-11s %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %6.3f %8.0f\n",
+            checkpoint_interval_name(cell, interval, every), checkpoint_mode_name(mode),
+            MEDIAN(durable_p50, 1e3), MEDIAN(durable_max, 1e3), MEDIAN(queued, 1e3),
+            MEDIAN(snapshot, 1e3), MEDIAN(compress, 1e3), MEDIAN(write, 1e3), MEDIAN(fsync, 1e3),
+            MEDIAN(rename, 1e3), MEDIAN(retain, 1e3), MEDIAN(writer_cpu, 1e3), MEDIAN(ratio, 1),
+            MEDIAN(writer_speed, 1e-6));
+}
+
+static void print_memory(const struct checkpoint_case *cell, FILE *table) {
+    for (enum checkpoint_mode mode = 0; mode < CHECKPOINT_MODES; mode++) {
+        size_t interval = 0;
+        if (cell->modes[mode] && checkpoint_mode_saves(mode)) {
+            fprintf(table,
+                    "  memory, %s: pinned %.2f MB, device %.2f MB; the process grew by %.2f MB; "
+                    "a file has %.0f bytes of %.0f\n",
+                    checkpoint_mode_name(mode), MEDIAN(pinned_bytes, 1e-6),
+                    MEDIAN(device_bytes, 1e-6), MEDIAN(resident_bytes, 1e-6), MEDIAN(bytes, 1),
+                    MEDIAN(raw_bytes, 1));
+        }
+    }
+}
+
+/* Of each cell in the order of intervals and modes. */
+typedef void (*cell_printer)(const struct checkpoint_case *cell, size_t interval,
+                             enum checkpoint_mode mode, FILE *table);
+
+static void print_cells(const struct checkpoint_case *cell, bool saves_only, cell_printer print,
+                        FILE *table) {
+    for (size_t interval = 0; interval < cell->interval_count; interval++) {
+        for (enum checkpoint_mode mode = 0; mode < CHECKPOINT_MODES; mode++) {
+            if (cell->modes[mode] && (!saves_only || checkpoint_mode_saves(mode))) {
+                print(cell, interval, mode, table);
+            }
+        }
+    }
+}
+
+void checkpoint_report_case(const struct checkpoint_case *cell, struct bench_report *report,
+                            FILE *csv, FILE *table) {
+    for (size_t interval = 0; interval < cell->interval_count; interval++) {
+        for (enum checkpoint_mode mode = 0; mode < CHECKPOINT_MODES; mode++) {
+            if (!cell->modes[mode]) {
+                continue;
+            }
+            add_figures(cell, interval, mode, report);
+            if (csv != NULL) {
+                write_lines(cell, interval, mode, csv);
+            }
+        }
+    }
+    fprintf(table, "\n%s, %s state: medians of %u repeats; stalls are of one save\n", cell->place,
+            cell->state, cell->repeats);
+    fprintf(table, "  %5s %-11s %9s %26s %9s %9s %9s %9s %6s %6s %6s %6s\n", "every", "mode",
+            "step ms", "throughput lost %", "stall p50", "p99", "max us", "cpu p99", "asked",
+            "done", "skip", "delay");
+    print_cells(cell, false, print_stalls, table);
+    fprintf(table,
+            "\n  %5s %-11s %8s %8s %8s %8s %8s %8s %8s %8s %8s %8s %6s %8s   (ms; MB/s of "
+            "compressing)\n",
+            "every", "mode", "durable", "max", "queued", "snapshot", "compress", "write", "fsync",
+            "rename", "retain", "cpu", "ratio", "MB/s");
+    print_cells(cell, true, print_durable, table);
+    print_memory(cell, table);
+}
+
+/* ---- restore and kills ----------------------------------------------------------------------- */
+
+static void report_restore(const struct checkpoint_case *cell, const char *cache,
+                           const double samples[CHECKPOINT_RESTORE_PARTS][BENCH_REPEATS_MAX],
+                           unsigned repeats, double bytes, struct bench_report *report,
+                           FILE *table) {
+    char section[128];
+    snprintf(section, sizeof section, "%s, %s, restore, %s", cell->place, cell->state, cache);
+    bench_report_section(report, section);
+    fprintf(table, "  restore, %s page cache, ms:", cache);
+    double whole = 0;
+    for (enum checkpoint_restore_part part = 0; part < CHECKPOINT_RESTORE_PARTS; part++) {
+        const char *name = checkpoint_restore_part_name(part);
+        bench_report_figure(report, name, "ms", 1e3, samples[part], repeats);
+        whole = bench_clock_spread(samples[part], repeats).median;
+        fprintf(table, "%s %s %.2f", part == 0 ? "" : ",", name, whole * 1e3);
+    }
+    fprintf(table, " (%.0f MB/s)\n", bytes * 1e-6 / whole);
+}
+
+void checkpoint_report_restore(const struct checkpoint_case *cell,
+                               const struct checkpoint_restore *restore,
+                               struct bench_report *report, FILE *table) {
+    if (restore->cold_possible) {
+        report_restore(cell, "cold", restore->cold, restore->repeats, restore->bytes, report,
+                       table);
+    } else {
+        fprintf(table, "  restore, cold: the page cache of %s does not let go of the file\n",
+                cell->place);
+    }
+    report_restore(cell, "warm", restore->warm, restore->repeats, restore->bytes, report, table);
+}
+
+void checkpoint_report_kills(const char *place, const struct checkpoint_kills *kills,
+                             struct bench_report *report, FILE *table) {
+    char section[128];
+    unsigned count = kills->count > BENCH_REPEATS_MAX ? BENCH_REPEATS_MAX : (unsigned)kills->count;
+    snprintf(section, sizeof section, "%s, kill, %s", place, checkpoint_mode_name(kills->mode));
+    bench_report_section(report, section);
+    bench_report_figure(report, "steps lost", "", 1.0, kills->lost, count);
+    bench_report_figure(report, "steps lost, mean", "", 1.0, &kills->lost_mean, 1);
+    bench_report_figure(report, "steps lost, max", "", 1.0, &kills->lost_max, 1);
+    fprintf(table, "  %-11s steps lost: mean %.1f, at most %.0f, of %.0f made (mean)\n",
+            checkpoint_mode_name(kills->mode), kills->lost_mean, kills->lost_max,
+            kills->steps_mean);
+}

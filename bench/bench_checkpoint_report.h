@@ -1,0 +1,68 @@
+/* bench_checkpoint_report.h - the results of `cairn bench checkpoint`: table, JSON, CSV, pictures.
+ *
+ * CSV: storage,state,mode,interval,repeat and one field for every checkpoint_columns entry
+ * ("stall p99" in us is stall_p99_us); a line for every repeat of every cell, empty fields where a
+ * mode has no such figure. JSON: bench_report.h; sections "dir, real, async+zstd, every 10",
+ * "dir, real, restore, cold" and "dir, kill, async+zstd".
+ *
+ * THREADS: the main thread.
+ */
+#ifndef CAIRN_BENCH_BENCH_CHECKPOINT_REPORT_H
+#define CAIRN_BENCH_BENCH_CHECKPOINT_REPORT_H
+
+#include <stdio.h>
+
+#include "bench/bench_checkpoint.h"
+#include "bench/bench_report.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* All cells of one trainee in one place. */
+struct checkpoint_case {
+    const char *place;
+    char state[32]; /* "real", "330 MB" */
+    uint64_t intervals[CHECKPOINT_LIST_MAX];
+    size_t interval_count;
+    uint64_t epoch_steps; /* what an interval of 0 stands for */
+    unsigned repeats;
+    bool modes[CHECKPOINT_MODES];
+    struct checkpoint_round rounds[CHECKPOINT_LIST_MAX][CHECKPOINT_MODES][BENCH_REPEATS_MAX];
+};
+
+/* "10", or "epoch", into `out`. Returns it. */
+char *checkpoint_interval_name(const struct checkpoint_case *cell, size_t interval, char out[24]);
+
+/* Median and range over the repeats of one figure. */
+struct bench_spread checkpoint_spread(const struct checkpoint_case *cell, size_t interval,
+                                      enum checkpoint_mode mode, size_t offset, double scale);
+
+/* Open --csv, if asked for, and write its first line. STATUS_OUTPUT. *out is NULL without. */
+MUST_USE enum status checkpoint_csv_open(const struct options *options, FILE **out,
+                                         struct error *err);
+
+void checkpoint_report_case(const struct checkpoint_case *cell, struct bench_report *report,
+                            FILE *csv, FILE *table);
+void checkpoint_report_restore(const struct checkpoint_case *cell,
+                               const struct checkpoint_restore *restore,
+                               struct bench_report *report, FILE *table);
+void checkpoint_report_kills(const char *place, const struct checkpoint_kills *kills,
+                             struct bench_report *report, FILE *table);
+
+/* ---- pictures -------------------------------------------------------------------------------- */
+
+/* Throughput lost against the interval, a line for each mode, with characters. Nothing when the
+ * case has fewer than two intervals. */
+void checkpoint_picture_print(const struct checkpoint_case *cell, FILE *out);
+
+/* The same of all `cases` [count] with two intervals or more as a PNG by gnuplot. *drawn is false,
+ * with STATUS_OK, when there is no gnuplot. STATUS_IO when it fails. */
+MUST_USE enum status checkpoint_picture_draw(const struct checkpoint_case *const *cases,
+                                             size_t count, const char *path, bool *drawn,
+                                             struct error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

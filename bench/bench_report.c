@@ -1,0 +1,254 @@
+#include "bench/bench_report.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "bench/bench_clock.h"
+#include "host/base/text.h"
+
+struct bench_report {
+    const struct options *options;
+    FILE *table;
+    json_t *root, *facts, *figures; /* the parts belong to root */
+    char section[64];
+    bool quiet;
+    bool failed; /* memory ran out: the JSON is incomplete */
+    bool remove; /* the file is there only because bench_report_create tried it */
+};
+
+/* ---- JSON --------------------------------------------------------------------------------- */
+
+/* The value becomes a part of `object` and is returned; jansson says NULL and -1 when memory is
+ * short. */
+static json_t *add(struct bench_report *report, json_t *object, const char *name, json_t *value) {
+    if (json_object_set_new(object, name, value) != 0) {
+        report->failed = true;
+        return NULL;
+    }
+    return value;
+}
+
+static json_t *number(double value) {
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+/* ---- the machine -------------------------------------------------------------------------- */
+
+/* What /proc/cpuinfo calls the first processor, or the architecture. */
+static void read_processor(char *out, size_t capacity) {
+    struct utsname name;
+    char line[256];
+    snprintf(out, capacity, "%s", uname(&name) == 0 ? name.machine : "unknown");
+    FILE *file = fopen("/proc/cpuinfo", "r");
+    while (file != NULL && fgets(line, sizeof line, file) != NULL) {
+        const char *colon = strchr(line, ':');
+        if (strncmp(line, "model name", strlen("model name")) == 0 && colon != NULL) {
+            size_t skipped = strspn(colon + 1, " ");
+            snprintf(out, capacity, "%.*s", (int)strcspn(colon + 1 + skipped, "\n"),
+                     colon + 1 + skipped);
+            break;
+        }
+    }
+    if (file != NULL) {
+        fclose(file);
+    }
+}
+
+static void add_machine(struct bench_report *report) {
+    char processor[256], system[sizeof(struct utsname)];
+    struct utsname name;
+    uint32_t cores = backend_cpu_default_threads();
+    double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    read_processor(processor, sizeof processor);
+    snprintf(system, sizeof system, "unknown");
+    if (uname(&name) == 0) {
+        snprintf(system, sizeof system, "%s %s %s", name.sysname, name.release, name.machine);
+    }
+    json_t *machine = add(report, report->root, "machine", json_object());
+    add(report, machine, "processor", json_string(processor));
+    add(report, machine, "cores", json_integer(cores));
+    add(report, machine, "memory_bytes", number(memory));
+    add(report, machine, "system", json_string(system));
+    fprintf(report->table, "%s: %llu repeat%s, median (least to most)\n%-22s %s, %u core%s\n",
+            command_name(report->options->command), (unsigned long long)report->options->repeats,
+            report->options->repeats == 1 ? "" : "s", "processor", processor, cores,
+            cores == 1 ? "" : "s");
+}
+
+static void add_device(struct bench_report *report, const struct backend *be, uint32_t threads) {
+    if (be == NULL) {
+        add(report, report->root, "device", json_null());
+        return;
+    }
+    json_t *device = add(report, report->root, "device", json_object());
+    add(report, device, "name", json_string(be->device));
+    add(report, device, "description", json_string(be->description));
+    add(report, device, "kernel_path", json_string(be->kernel_path));
+    add(report, device, "threads", threads > 0 ? json_integer(threads) : json_null());
+    fprintf(report->table, "%-22s %s\n", "device", be->description);
+}
+
+/* Every option of the benchmark, as options_write has it: "name = value" a line. */
+static void add_options(struct bench_report *report) {
+    struct text text = {0};
+    json_t *options = add(report, report->root, "options", json_object());
+    options_write(report->options, &text);
+    report->failed = report->failed || text.failed;
+    for (char *line = text.failed ? NULL : text.bytes; line != NULL && *line != '\0';) {
+        char *end = line + strcspn(line, "\n"), *equals = strstr(line, " = ");
+        if (equals != NULL && equals < end) {
+            char name[64];
+            snprintf(name, sizeof name, "%.*s", (int)(equals - line), line);
+            add(report, options, name, json_stringn(equals + 3, (size_t)(end - equals - 3)));
+        }
+        line = *end == '\0' ? NULL : end + 1;
+    }
+    text_free(&text);
+}
+
+/* ---- facts and figures -------------------------------------------------------------------- */
+
+void bench_report_fact(struct bench_report *report, const char *name, const char *format, ...) {
+    char words[512];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(words, sizeof words, format, arguments);
+    va_end(arguments);
+    add(report, report->facts, name, json_string(words));
+    fprintf(report->table, "%-22s %s\n", name, words);
+}
+
+/* Four digits that count, and no fraction of what is large. */
+static void print_number(char out[32], double value) {
+    double size = fabs(value);
+    int decimals = size >= 1000.0 || size == 0.0 ? 0 : 3 - (int)floor(log10(size));
+    snprintf(out, 32, "%.*f", decimals < 0 ? 0 : decimals > 6 ? 6 : decimals, value);
+}
+
+void bench_report_number(struct bench_report *report, const char *name, double value,
+                         const char *unit) {
+    char shown[32];
+    print_number(shown, value);
+    add(report, report->facts, name, number(value));
+    fprintf(report->table, "%-22s %s%s%s\n", name, shown, unit[0] == '\0' ? "" : " ", unit);
+}
+
+void bench_report_section(struct bench_report *report, const char *section) {
+    snprintf(report->section, sizeof report->section, "%s", section);
+    if (!report->quiet) {
+        fprintf(report->table, "\n%s\n", section);
+    }
+}
+
+void bench_report_quiet(struct bench_report *report, bool quiet) {
+    report->quiet = quiet;
+}
+
+static void print_figure(FILE *table, const char *name, const char *unit,
+                         const struct bench_spread *spread) {
+    char median[32], min[32], max[32];
+    print_number(median, spread->median);
+    print_number(min, spread->min);
+    print_number(max, spread->max);
+    fprintf(table, "  %-28s %12s %-12s (%s to %s)\n", name, median, unit, min, max);
+}
+
+void bench_report_figure(struct bench_report *report, const char *name, const char *unit,
+                         double scale, const double *samples, unsigned count) {
+    double scaled[BENCH_REPEATS_MAX];
+    json_t *list = json_array();
+    for (unsigned i = 0; i < count; i++) {
+        scaled[i] = samples[i] * scale;
+        report->failed = json_array_append_new(list, number(scaled[i])) != 0 || report->failed;
+    }
+    struct bench_spread spread = bench_clock_spread(scaled, count);
+    if (!report->quiet) {
+        print_figure(report->table, name, unit, &spread);
+    }
+    json_t *figure = json_object();
+    add(report, figure, "section", json_string(report->section));
+    add(report, figure, "name", json_string(name));
+    add(report, figure, "unit", json_string(unit));
+    add(report, figure, "median", number(spread.median));
+    add(report, figure, "min", number(spread.min));
+    add(report, figure, "max", number(spread.max));
+    add(report, figure, "samples", list);
+    report->failed = json_array_append_new(report->figures, figure) != 0 || report->failed;
+}
+
+/* ---- begin and end ------------------------------------------------------------------------ */
+
+/* A wrong path must show before minutes are spent; what the file holds stays until the end. */
+static enum status try_file(struct bench_report *report, struct error *err) {
+    const char *path = report->options->json;
+    if (path[0] == '\0') {
+        return STATUS_OK;
+    }
+    bool existed = access(path, F_OK) == 0;
+    FILE *file = fopen(path, "a");
+    CHECK(file != NULL, err, STATUS_OUTPUT, "--json %s cannot be written: %s", path,
+          strerror(errno));
+    fclose(file);
+    report->remove = !existed;
+    return STATUS_OK;
+}
+
+enum status bench_report_create(const struct options *options, const struct backend *be,
+                                uint32_t threads, FILE *table, struct bench_report **out,
+                                struct error *err) {
+    struct bench_report *report = calloc(1, sizeof *report);
+    CHECK(report != NULL, err, STATUS_MEMORY, "out of memory for the report");
+    report->options = options;
+    report->table = table;
+    report->root = json_object();
+    enum status status = try_file(report, err);
+    if (status != STATUS_OK) {
+        bench_report_free(report);
+        return status;
+    }
+    add(report, report->root, "program", json_string("cairn"));
+    add(report, report->root, "version", json_string(CAIRN_VERSION));
+    add(report, report->root, "benchmark", json_string(command_name(options->command)));
+    add(report, report->root, "format", json_integer(1));
+    add_machine(report);
+    add_device(report, be, threads);
+    add_options(report);
+    add(report, report->root, "repeats", json_integer((json_int_t)options->repeats));
+    report->facts = add(report, report->root, "facts", json_object());
+    report->figures = add(report, report->root, "figures", json_array());
+    *out = report;
+    return STATUS_OK;
+}
+
+enum status bench_report_write(struct bench_report *report, struct error *err) {
+    const char *path = report->options->json;
+    CHECK(!report->failed, err, STATUS_MEMORY, "out of memory for the report");
+    if (path[0] == '\0') {
+        return STATUS_OK;
+    }
+    FILE *file = fopen(path, "w");
+    CHECK(file != NULL, err, STATUS_OUTPUT, "--json %s cannot be written: %s", path,
+          strerror(errno));
+    report->remove = false;
+    bool written = json_dumpf(report->root, file, JSON_INDENT(1)) == 0 && fputc('\n', file) != EOF;
+    written = fclose(file) == 0 && written;
+    CHECK(written, err, STATUS_IO, "--json %s could not be written: %s", path, strerror(errno));
+    return STATUS_OK;
+}
+
+void bench_report_free(struct bench_report *report) {
+    if (report == NULL) {
+        return;
+    }
+    if (report->remove) {
+        unlink(report->options->json);
+    }
+    json_decref(report->root);
+    free(report);
+}

@@ -1,0 +1,238 @@
+// `cairn bench checkpoint`: the program reports all that it promises, its numbers agree with each
+// other, and it leaves nothing behind.
+#include <jansson.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <map>
+#include <memory>
+#include <set>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "tests/support/process.h"
+#include "tests/support/temporary_directory.h"
+#include "gtest/gtest.h"
+
+namespace {
+
+using Figures = std::map<std::string, std::map<std::string, double>>; // section, name: median
+
+Figures read_figures(const std::string &path) {
+    Figures figures;
+    std::unique_ptr<json_t, decltype(&json_decref)> root(json_load_file(path.c_str(), 0, nullptr),
+                                                         json_decref);
+    EXPECT_STREQ(json_string_value(json_object_get(root.get(), "benchmark")), "bench checkpoint");
+    size_t i;
+    json_t *figure;
+    json_array_foreach(json_object_get(root.get(), "figures"), i, figure) {
+        const std::string section = json_string_value(json_object_get(figure, "section"));
+        const std::string name = json_string_value(json_object_get(figure, "name"));
+        EXPECT_EQ(figures[section].count(name), 0u) << section << ": " << name;
+        const json_t *median = json_object_get(figure, "median");
+        EXPECT_TRUE(json_is_number(median)) << section << ": " << name;
+        figures[section][name] = json_number_value(median);
+        EXPECT_LE(json_number_value(json_object_get(figure, "min")), json_number_value(median));
+        EXPECT_GE(json_number_value(json_object_get(figure, "max")), json_number_value(median));
+    }
+    return figures;
+}
+
+std::vector<std::string> split(const std::string &line) {
+    std::vector<std::string> fields(1);
+    for (char c : line) {
+        if (c == ',') {
+            fields.emplace_back();
+        } else {
+            fields.back() += c;
+        }
+    }
+    return fields;
+}
+
+std::vector<std::map<std::string, std::string>> read_csv(const std::string &path) {
+    std::istringstream lines(read_file(path));
+    std::string line;
+    std::getline(lines, line);
+    const std::vector<std::string> names = split(line);
+    EXPECT_EQ(std::set<std::string>(names.begin(), names.end()).size(), names.size());
+    std::vector<std::map<std::string, std::string>> rows;
+    while (std::getline(lines, line)) {
+        const std::vector<std::string> fields = split(line);
+        EXPECT_EQ(fields.size(), names.size()) << line;
+        rows.emplace_back();
+        for (size_t i = 0; i < fields.size() && i < names.size(); i++) {
+            rows.back()[names[i]] = fields[i];
+        }
+    }
+    return rows;
+}
+
+bool has_gnuplot() {
+    std::istringstream path(getenv("PATH") == nullptr ? "" : getenv("PATH"));
+    std::string directory;
+    while (std::getline(path, directory, ':')) {
+        if (access((directory + "/gnuplot").c_str(), X_OK) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+const std::vector<std::string> kSaving = {"sync", "sync+zstd", "async", "async+zstd"};
+
+class BenchCheckpoint : public ::testing::Test {
+  protected:
+    static void SetUpTestSuite() {
+        directory = new TemporaryDirectory;
+        const std::vector<std::string> more = {"--dir",       directory->path(),
+                                               "--json",      directory->file("r.json"),
+                                               "--csv",       directory->file("r.csv"),
+                                               "--plot",      directory->file("r.png"),
+                                               "--sizes",     "real,0.3",
+                                               "--intervals", "1,5,epoch"};
+        outcome = new Outcome(run_cairn(words("bench checkpoint --quick --threads 1") + more));
+        ASSERT_EQ(outcome->code, 0) << outcome->err;
+        figures = new Figures(read_figures(directory->file("r.json")));
+    }
+    static void TearDownTestSuite() {
+        delete figures;
+        delete outcome;
+        delete directory;
+    }
+    static TemporaryDirectory *directory;
+    static Outcome *outcome;
+    static Figures *figures;
+};
+TemporaryDirectory *BenchCheckpoint::directory;
+Outcome *BenchCheckpoint::outcome;
+Figures *BenchCheckpoint::figures;
+
+// A quick block has a few intervals of 1, one of everything longer.
+TEST_F(BenchCheckpoint, EveryCellIsThereAndItsSavesAddUp) {
+    for (const char *state : {"real", "0.3 MB"}) {
+        for (const char *every : {"1", "5", "epoch"}) {
+            if (std::string(every) == "epoch" && std::string(state) != "real") {
+                continue; // a made-up state has no epochs
+            }
+            for (const std::string &mode : kSaving) {
+                const std::string section =
+                    std::string("dir, ") + state + ", " + mode + ", every " + every;
+                SCOPED_TRACE(section);
+                ASSERT_EQ(figures->count(section), 1u);
+                std::map<std::string, double> cell = figures->at(section);
+                EXPECT_EQ(cell.at("saves asked"), std::string(every) == "1" ? 4 : 1);
+                // The median of sums is the sum of medians where two repeats are averaged.
+                EXPECT_DOUBLE_EQ(cell.at("saves done") + cell.at("saves skipped"),
+                                 cell.at("saves asked"));
+                EXPECT_EQ(cell.at("saves delayed"), 0.0);
+                if (mode.compare(0, 4, "sync") == 0) {
+                    EXPECT_EQ(cell.at("saves done"), cell.at("saves asked"));
+                    EXPECT_GE(cell.at("stall max"), cell.at("durable max")); // us and ms
+                }
+                EXPECT_LE(cell.at("stall p50"), cell.at("stall p99"));
+                EXPECT_LE(cell.at("stall p99"), cell.at("stall max"));
+                EXPECT_GT(cell.at("stall cpu p50"), 0.0);
+                EXPECT_GT(cell.at("fsync"), 0.0);
+                EXPECT_GT(cell.at("writer cpu"), 0.0);
+                EXPECT_GT(cell.at("pinned memory"), 0.0);
+                EXPECT_EQ(cell.at("device memory"), 0.0);
+                EXPECT_GT(cell.at("throughput lost"), -1e9);
+            }
+        }
+    }
+}
+
+TEST_F(BenchCheckpoint, StoredFilesAreAsLargeAsTheirTensorsAndCompressedOnesSmaller) {
+    for (const char *state : {"real", "0.3 MB"}) {
+        const std::string begin = std::string("dir, ") + state + ", ";
+        for (const std::string way : {"sync", "async"}) {
+            const auto &stored = figures->at(begin + way + ", every 5");
+            const auto &packed = figures->at(begin + way + "+zstd, every 5");
+            EXPECT_NEAR(stored.at("ratio"), 1.0, 0.03);
+            EXPECT_GT(packed.at("ratio"), 1.03);
+            EXPECT_NEAR(stored.at("ratio"), stored.at("tensors") / stored.at("file"), 1e-9);
+            EXPECT_EQ(stored.at("tensors"), packed.at("tensors"));
+        }
+    }
+    // Two slots hold the state, no more.
+    EXPECT_NEAR(figures->at("dir, 0.3 MB, async, every 5").at("tensors"), 300000, 12);
+    EXPECT_NEAR(figures->at("dir, 0.3 MB, async, every 5").at("pinned memory"), 0.6, 1e-4);
+}
+
+TEST_F(BenchCheckpoint, TheModesThatSaveNothingHaveOnlyTheirTimes) {
+    const auto &off = figures->at("dir, real, off, every 5");
+    EXPECT_EQ(off.at("throughput lost"), 0.0);
+    EXPECT_EQ(off.count("stall p50") + off.count("saves done"), 0u);
+    const auto &copy = figures->at("dir, real, copy, every 5");
+    EXPECT_GT(copy.at("stall p50"), 0.0);
+    EXPECT_EQ(copy.count("saves done"), 0u);
+}
+
+TEST_F(BenchCheckpoint, ARestoreIsSplitAndAKilledTrainerLosesAtMostAnIntervalAndWhatWasOnItsWay) {
+    for (const char *part : {"find", "read", "verify", "decompress", "load", "whole"}) {
+        EXPECT_GT(figures->at("dir, real, restore, warm").at(part), 0.0);
+        EXPECT_GT(figures->at("dir, 0.3 MB, restore, warm").at(part), 0.0);
+    }
+    for (const std::string &mode : kSaving) {
+        const auto &kill = figures->at("dir, kill, " + mode);
+        EXPECT_GE(kill.at("steps lost, mean"), 0.0);
+        EXPECT_LE(kill.at("steps lost, mean"), kill.at("steps lost, max"));
+    }
+}
+
+TEST_F(BenchCheckpoint, TheCsvHasALineForEveryRepeatWithTheFiguresOfTheJson) {
+    const auto rows = read_csv(directory->file("r.csv"));
+    EXPECT_EQ(rows.size(), 2u * 6 * (3 + 2)); // repeats, modes, intervals of both states
+    double sum = 0;
+    for (auto row : rows) {
+        if (row["state"] == "real" && row["mode"] == "async" && row["interval"] == "5") {
+            sum += std::stod(row.at("stall_p50_us"));
+        }
+        EXPECT_EQ(row.at("stall_p50_us").empty(), row["mode"] == "off");
+        EXPECT_EQ(row.at("file_bytes").empty(), row["mode"] == "off" || row["mode"] == "copy");
+    }
+    const double median = figures->at("dir, real, async, every 5").at("stall p50");
+    EXPECT_NEAR(sum / 2, median, 1e-6 * median); // of two
+}
+
+TEST_F(BenchCheckpoint, ThePictureIsAPngAndAlsoOnTheTerminal) {
+    EXPECT_TRUE(contains(outcome->out, "dir, real state: throughput lost, %"));
+    EXPECT_TRUE(contains(outcome->out, "A = async+zstd"));
+    if (has_gnuplot()) {
+        EXPECT_EQ(read_file(directory->file("r.png")).substr(0, 8), "\x89PNG\r\n\x1a\n");
+    } else {
+        EXPECT_TRUE(contains(outcome->out, "there is no gnuplot"));
+        EXPECT_FALSE(exists(directory->file("r.png")));
+    }
+}
+
+TEST_F(BenchCheckpoint, NothingIsLeftBehind) {
+    for (const std::string &name : list_directory(directory->path())) {
+        EXPECT_EQ(name.substr(0, 2), "r.") << name;
+    }
+}
+
+TEST(BenchCheckpointOptions, AWrongWordOfAListIsRefusedWithWhatIsExpected) {
+    const struct {
+        const char *option, *value, *expected;
+    } cases[] = {{"--modes", "async,asink", "async+zstd"},
+                 {"--intervals", "10,0", "from 1"},
+                 {"--sizes", "real,-1", "MB"},
+                 {"--storage", "disk", "tmpfs"},
+                 {"--modes", "async,", "async+zstd"}};
+    for (const auto &wrong : cases) {
+        SCOPED_TRACE(wrong.option);
+        const Outcome outcome = run_cairn({"bench", "checkpoint", wrong.option, wrong.value});
+        EXPECT_EQ(outcome.code, 2);
+        EXPECT_TRUE(contains(outcome.err, wrong.option)) << outcome.err;
+        EXPECT_TRUE(contains(outcome.err, wrong.expected)) << outcome.err;
+    }
+    const Outcome nowhere =
+        run_cairn(words("bench checkpoint --quick --dir /nonexistent/directory"));
+    EXPECT_EQ(nowhere.code, 73);
+    EXPECT_TRUE(contains(nowhere.err, "/nonexistent/directory"));
+}
+
+} // namespace

@@ -1,0 +1,192 @@
+// The checkpoint writer over a long time: two thousand saves leave memory and descriptors as they
+// were, and a disk that is slower than the saves makes no queue.
+#include "io/writer.h"
+
+#include <gtest/gtest.h>
+#include <malloc.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <fstream>
+#include <functional>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/support/process.h"
+#include "tests/support/small_run.h"
+#include "tests/support/temporary_directory.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define HAS_OWN_ALLOCATOR 0 // a sanitizer's, which keeps what was freed
+#else
+#define HAS_OWN_ALLOCATOR 1
+#endif
+
+namespace {
+
+// ---- memory and descriptors ----
+
+struct Usage {
+    size_t heap, resident, descriptors;
+};
+
+Usage usage() {
+    std::ifstream statm("/proc/self/statm");
+    size_t pages = 0, resident = 0;
+    statm >> pages >> resident;
+    const struct mallinfo2 heap = mallinfo2();
+    return {heap.uordblks + heap.hblkhd, resident * static_cast<size_t>(sysconf(_SC_PAGESIZE)),
+            list_directory("/proc/self/fd").size()};
+}
+
+void save_until(SmallRun *run, uint64_t last) {
+    for (uint64_t step = static_cast<uint64_t>(run->step) + 1; step <= last; step++) {
+        ASSERT_EQ(run->save_step(step), SAVE_ACCEPTED);
+        const std::vector<struct save_result> results = run->drain();
+        ASSERT_EQ(results.size(), 1u);
+        ASSERT_EQ(results[0].status, STATUS_OK) << results[0].message;
+    }
+}
+
+TEST(WriterEndurance, TwoThousandSavesLeaveMemoryAndDescriptorsAsTheyWere) {
+    if (access("/dev/shm", W_OK) == 0) {
+        setenv("TMPDIR", "/dev/shm", 1); // real files, and no disk that has to sync them
+    }
+    TemporaryDirectory directory;
+    SmallRun run(WRITER_BUSY_SKIP, FakeBackend::UNIFIED, 2, &file_posix, directory.path());
+    ASSERT_EQ(run.open_status(), STATUS_OK) << run.open_message();
+    save_until(&run, 200); // whatever grows once has grown
+    const Usage before = usage();
+    save_until(&run, 2200);
+    const Usage after = usage();
+    EXPECT_EQ(after.descriptors, before.descriptors);
+    EXPECT_EQ(checkpoint_steps(directory.path()), (std::vector<uint64_t>{2199, 2200}));
+    EXPECT_EQ(totals_text(run.totals()),
+              "requested 2200 saved 2200 skipped 0 delayed 0 failed 0 lost 0");
+    if (HAS_OWN_ALLOCATOR) {
+        // Less than one pointer a save: what is left of the difference is the list of results that
+        // the test itself holds, and pages that the allocator touched.
+        EXPECT_LT(after.heap, before.heap + 2000 * sizeof(void *));
+        EXPECT_LT(after.resident, before.resident + 256 * 1024);
+    }
+}
+
+// ---- a slow disk ----
+
+// The sync of a checkpoint's own file: every checkpoint comes by it once.
+bool is_checkpoint_sync(FileCall call, const std::string &path, bool is_directory) {
+    return call == FileCall::Fsync && !is_directory &&
+           path.find(".safetensors.zst") != std::string::npos;
+}
+
+constexpr uint64_t kSteps = 100, kTick = 5;
+
+// Saves after every step on a disk that finishes one checkpoint in every kTick steps. Returns the
+// steps whose checkpoints there are in the end.
+std::set<uint64_t> train_on_a_slow_disk(SmallRun *run, uint64_t *skipped_at_once) {
+    const size_t pinned = run->device.host_bytes();
+    *skipped_at_once = 0;
+    run->files.hold(is_checkpoint_sync);
+    for (uint64_t step = 1; step <= kSteps; step++) {
+        *skipped_at_once += run->save_step(step) == SAVE_SKIPPED;
+        if (step == 1) {
+            run->files.wait_until_held(); // it is being written, no longer waiting
+        }
+        EXPECT_LE(run->temporaries(), 1u);
+        EXPECT_EQ(run->device.host_bytes(), pinned);
+        if (step % kTick == 0) {
+            const uint64_t saved = run->totals().saved;
+            run->files.let_one_pass();
+            while (run->totals().saved == saved) { // its slot is free
+                std::this_thread::yield();
+            }
+            run->files.wait_until_held(); // the one that waited has begun
+        }
+    }
+    run->files.release();
+    run->drain();
+    std::set<uint64_t> steps;
+    for (uint64_t step = 1; step <= kSteps; step++) {
+        if (run->problem_of(step).empty()) {
+            steps.insert(step);
+        }
+    }
+    EXPECT_EQ(run->checkpoints().size(), steps.size());
+    return steps;
+}
+
+TEST(WriterEndurance, SkipOnASlowDiskTakesTheFirstSaveAfterEachThatWasFinished) {
+    SmallRun run(WRITER_BUSY_SKIP);
+    uint64_t skipped;
+    std::set<uint64_t> expected = {1, 2};
+    for (uint64_t tick = kTick; tick < kSteps; tick += kTick) {
+        expected.insert(tick + 1);
+    }
+    EXPECT_EQ(train_on_a_slow_disk(&run, &skipped), expected);
+    EXPECT_EQ(skipped, kSteps - expected.size());
+    EXPECT_EQ(totals_text(run.totals()),
+              "requested 100 saved 21 skipped 79 delayed 0 failed 0 lost 0");
+}
+
+TEST(WriterEndurance, LatestOnASlowDiskWritesTheNewestThatWaited) {
+    SmallRun run(WRITER_BUSY_LATEST);
+    uint64_t skipped;
+    std::set<uint64_t> expected = {1};
+    for (uint64_t tick = kTick; tick <= kSteps; tick += kTick) {
+        expected.insert(tick);
+    }
+    EXPECT_EQ(train_on_a_slow_disk(&run, &skipped), expected);
+    EXPECT_EQ(skipped, 0u); // all were accepted, 79 were replaced
+    const struct writer_totals totals = run.totals();
+    EXPECT_EQ(totals.requested, kSteps);
+    EXPECT_EQ(totals.saved, 21u);
+    EXPECT_EQ(totals.skipped, 79u);
+    EXPECT_EQ(totals.delayed, 0u);
+}
+
+// Run `call` on a thread of its own and return when that thread sleeps inside of it.
+std::thread start_and_wait_until_it_sleeps(const std::function<void()> &call) {
+    std::atomic<long> id{0};
+    std::thread thread([&id, call] {
+        id = syscall(SYS_gettid);
+        call();
+    });
+    while (id == 0) {
+        std::this_thread::yield();
+    }
+    std::string path = "/proc/self/task/" + std::to_string(id) + "/stat";
+    for (char state = 'R'; state != 'S'; std::this_thread::yield()) {
+        std::string stat = read_file(path);
+        state = stat[stat.rfind(") ") + 2];
+    }
+    return thread;
+}
+
+TEST(WriterEndurance, WaitOnASlowDiskSavesEveryStepAndCountsTheDelays) {
+    constexpr uint64_t steps = 12;
+    SmallRun run(WRITER_BUSY_WAIT);
+    const size_t pinned = run.device.host_bytes();
+    run.files.hold(is_checkpoint_sync);
+    ASSERT_EQ(run.save_step(1), SAVE_ACCEPTED);
+    run.files.wait_until_held();
+    ASSERT_EQ(run.save_step(2), SAVE_ACCEPTED);
+    for (uint64_t step = 3; step <= steps; step++) {
+        std::thread trainer = start_and_wait_until_it_sleeps(
+            [&run, step] { EXPECT_EQ(run.save_step(step), SAVE_ACCEPTED); });
+        run.files.let_one_pass();
+        trainer.join();
+        EXPECT_EQ(run.device.host_bytes(), pinned);
+        run.files.wait_until_held(); // the older of the two has begun
+    }
+    run.files.release();
+    run.drain();
+    EXPECT_EQ(run.checkpoints().size(), steps);
+    EXPECT_EQ(totals_text(run.totals()),
+              "requested 12 saved 12 skipped 0 delayed 10 failed 0 lost 0");
+}
+
+} // namespace
