@@ -47,6 +47,9 @@ const std::vector<Room> &rooms() {
         // The checkpoint path alone reaches the backend's copies and events.
         {"io/snapshot.", {"host/base/", "io/", "kernels/backend.h"}},
         {"io/writer.", {"host/base/", "io/", "kernels/backend.h"}},
+        {"library/", {"host/base/", "include/", "io/", "kernels/backend.h", "library/"}},
+        {"include/", {}},  // what is installed stands alone
+        {"examples/", {}}, // and they use only that
         {"host/", {"host/", "io/", "kernels/"}},
         {"bench/", {"bench/", "host/", "io/", "kernels/"}},
     };
@@ -67,7 +70,8 @@ const std::vector<Library> &libraries() {
         {"ini.h", {"host/options"}},
         {"argp.h", {"host/"}},
         {"Random123/", {"host/base/rng.c"}},
-        {"cuda", {"kernels/cuda/"}},
+        {"cairn/", {"examples/"}},
+        {"cuda", {"kernels/cuda/", "library/library_cuda.c"}},
         {"cublas", {"kernels/cuda/"}},
         {"cudnn", {"kernels/cuda/"}},
         {"immintrin.h", {"kernels/cpu/"}},
@@ -84,15 +88,15 @@ const std::vector<Library> &libraries() {
 // table above.
 const std::set<std::string> &libc_headers() {
     static const std::set<std::string> names = {
-        "assert.h",       "ctype.h",       "dirent.h",   "errno.h",       "fcntl.h",
-        "fenv.h",         "float.h",       "inttypes.h", "limits.h",      "locale.h",
-        "math.h",         "netdb.h",       "poll.h",     "pthread.h",     "sched.h",
-        "signal.h",       "spawn.h",       "stdalign.h", "stdarg.h",      "stdatomic.h",
-        "stdbool.h",      "stddef.h",      "stdint.h",   "stdio.h",       "stdlib.h",
-        "string.h",       "strings.h",     "sys/file.h", "sys/ioctl.h",   "sys/mman.h",
-        "sys/stat.h",     "sys/types.h",   "sys/wait.h", "time.h",        "unistd.h",
-        "sys/random.h",   "sys/time.h",    "sys/uio.h",  "sys/utsname.h", "sys/statvfs.h",
-        "sys/resource.h", "sys/syscall.h",
+        "assert.h",      "ctype.h",        "dirent.h",      "errno.h",     "fcntl.h",
+        "fenv.h",        "float.h",        "inttypes.h",    "limits.h",    "locale.h",
+        "math.h",        "netdb.h",        "poll.h",        "pthread.h",   "sched.h",
+        "signal.h",      "spawn.h",        "stdalign.h",    "stdarg.h",    "stdatomic.h",
+        "stdbool.h",     "stddef.h",       "stdint.h",      "stdio.h",     "stdlib.h",
+        "string.h",      "strings.h",      "sys/file.h",    "sys/ioctl.h", "sys/mman.h",
+        "sys/stat.h",    "sys/types.h",    "sys/wait.h",    "time.h",      "unistd.h",
+        "sys/prctl.h",   "sys/random.h",   "sys/time.h",    "sys/uio.h",   "sys/utsname.h",
+        "sys/statvfs.h", "sys/resource.h", "sys/syscall.h",
     };
     return names;
 }
@@ -210,7 +214,8 @@ void check_include(const std::string &path, const std::string &line, Strings *pr
 
 void check_words(const std::string &path, const std::string &source, Strings *problems) {
     const bool below_host = starts_with(path, "host/base/") || starts_with(path, "kernels/") ||
-                            starts_with(path, "io/");
+                            starts_with(path, "io/") || starts_with(path, "library/") ||
+                            starts_with(path, "include/");
     const std::string code = strip(source);
     auto forbid = [&](const std::set<std::string> &words, bool calls_only, const char *why) {
         for (const std::string &word : free_words(code, calls_only)) {
@@ -229,7 +234,8 @@ void check_words(const std::string &path, const std::string &source, Strings *pr
             problems->push_back(path + " launches with <<<: kernels start through cuda_launch");
         }
     }
-    if (starts_with(path, "io/") && path != "io/file_posix.c" && ends_with(path, ".c")) {
+    if ((starts_with(path, "io/") || starts_with(path, "library/")) && path != "io/file_posix.c" &&
+        ends_with(path, ".c")) {
         forbid(kFileCalls, true, "(): file system calls go through struct file_table");
     }
 }
@@ -247,7 +253,7 @@ Strings check(const std::string &path, const std::string &source) {
 Strings sources(const Strings &suffixes) {
     const fs::path root = CAIRN_SOURCE_DIR;
     Strings found;
-    for (const char *room : {"bench", "host", "io", "kernels"}) {
+    for (const char *room : {"bench", "examples", "host", "include", "io", "kernels", "library"}) {
         for (const fs::directory_entry &entry : fs::recursive_directory_iterator(root / room)) {
             const std::string path = fs::relative(entry.path(), root).string();
             if (std::any_of(suffixes.begin(), suffixes.end(),
@@ -299,6 +305,13 @@ TEST(IncludeRules, OffendersAreCaught) {
         {"host/base/rng.c", "void f(void) {\n    exit(1);\n}\n"},
         {"io/store.c", "int fd = open(path, O_RDONLY);\n"},
         {"io/publish.c", "/* why */ if (fsync(fd) != 0) {\n"},
+        {"io/store.c", "#include \"library/handle.h\"\n"},
+        {"library/handle.c", "#include \"host/options.h\"\n"},
+        {"library/handle.c", "#include \"kernels/ops.h\"\n"},
+        {"library/handle.c", "void f(void) { puts(\"x\"); }\n"},
+        {"library/handle.c", "int fd = open(path, O_RDONLY);\n"},
+        {"include/cairn/checkpoint.h", "#include \"host/base/status.h\"\n"},
+        {"examples/train.c", "#include \"io/store.h\"\n"},
     }};
     for (const auto &offender : offenders) {
         EXPECT_FALSE(check(offender[0], offender[1]).empty()) << offender[0] << ": " << offender[1];
@@ -314,6 +327,8 @@ TEST(IncludeRules, LawfulLinesPass) {
         {"io/store.c", "/* printf( and exit( in a comment */ snprintf(out, 3, \"exit(1)\");\n"},
         {"io/file_posix.c", "int fd = open(path, flags);\n"},
         {"host/main.c", "fprintf(stderr, \"x\");\n"},
+        {"library/handle.c", "#include \"include/cairn/checkpoint.h\"\n"},
+        {"examples/train.c", "#include <cairn/checkpoint.h>\n"},
         {"kernels/cuda/cuda_backend.cu", "#include <nvtx3/nvToolsExt.h>\n"},
         {"kernels/cuda/cuda_util.cuh", "extern __shared__ float4 memory[]; // no <<< >>>\n"},
     }};
@@ -342,10 +357,14 @@ TEST(Headers, ListIsTheTree) {
     }
 }
 
-// File names are unique in the whole tree, so that a name says where a symbol lives.
+// File names are unique in the whole tree, so that a name says where a symbol lives. Not those below
+// include/: they are installed, and their directory is part of the name.
 TEST(Sources, FileNamesAreUnique) {
     std::set<std::string> seen;
     for (const std::string &path : sources({".c", ".h", ".cu", ".cuh"})) {
+        if (starts_with(path, "include/")) {
+            continue;
+        }
         EXPECT_TRUE(seen.insert(fs::path(path).filename().string()).second) << path;
     }
 }

@@ -257,3 +257,30 @@ TEST_F(Resume, ThreadsChangeNothing) {
         std::filesystem::remove_all(reference());
     }
 }
+
+// ---- kernels ----
+
+// Every path of this processor: what `cairn --version` lists, and bf16 where it is not refused.
+TEST_F(Resume, EveryKernelPathContinues) {
+    const std::string version = run_cairn({"--version"}).out, key = "instruction sets:";
+    ASSERT_TRUE(contains(version, key)) << version;
+    std::vector<std::vector<std::string>> paths;
+    for (const std::string &isa : words(version.substr(version.find(key) + key.size()))) {
+        paths.push_back({"--isa", isa});
+    }
+    ASSERT_GE(paths.size(), 2u) << version; // portable and reference are everywhere
+    paths.push_back({"--precision", "bf16"});
+    const std::vector<std::string> sizes = words("--hidden-size 20 --threads 2");
+    for (const std::vector<std::string> &path : paths) {
+        SCOPED_TRACE(path[1]);
+        if (path[1] == "bf16" &&
+            train(path + std::vector<std::string>{"--model-dir", model()}).code == 69) {
+            continue; // cpu_backend_test knows which processors have it
+        }
+        std::filesystem::remove_all(model());
+        run_reference(sizes + path);
+        run_with_stops({3, 8, 13});
+        std::filesystem::remove_all(model());
+        std::filesystem::remove_all(reference());
+    }
+}

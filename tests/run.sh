@@ -53,6 +53,10 @@ prepare() {
     packages_need libboost-context-dev "fibers of the simulated device" header \
         boost/context/detail/fcontext.hpp
     packages_need zstd "opens checkpoints without our code" command zstd
+    packages_need strace "faults in the system calls of the program" command strace
+    if ! ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1; then
+        packages_need faketime "clocks that jump" command faketime
+    fi
     packages_need python3-venv "a place for the safetensors package" python ensurepip
     packages_install || exit 1
     packages_check_cmake || exit 1
@@ -202,18 +206,21 @@ if [ "$fast" -eq 0 ]; then
         run address+undefined build-test-address -E '^(accuracy_test|cuda|gpu_bench_test)\.'
     fi
     # Everything that has threads of its own, and the whole program at work and stopped.
-    modules="base_test batcher_test cpu_backend_test ops_test snapshot_test writer_failure_test writer_test"
+    modules="base_test batcher_test cpu_backend_test library_test ops_test read_ahead_test snapshot_test"
+    modules+=" writer_failure_test writer_test"
     threaded="^(${modules// /|})\\."
     # The writer's thread beside the simulated device; the faults planted there are races by intent.
     threaded+="|^cuda_snapshot_test\\.Busy/CudaSnapshot.*/Wait"
+    threaded+="|^fused_test\\.Isa/Fused\\.Threads"
     threaded+="|^resume_test\\.Resume\\.ThreadsChangeNothing|^signals_process_test\\.Signals\\.Term"
     export TSAN_OPTIONS=atexit_sleep_ms=0
     # ThreadSanitizer needs a memory layout that address randomisation may spoil.
     if setarch -R true 2>/dev/null; then
         wrapper=(setarch -R)
     fi
-    if build thread build-test-thread "cairn $modules resume_test signals_process_test cuda_snapshot_test" \
-        -- "${sanitized[@]}" -DCAIRN_SANITIZE=thread -DCAIRN_CUDA=sim; then
+    programs="fused_test resume_test signals_process_test cuda_snapshot_test"
+    if build thread build-test-thread "cairn $modules $programs" -- "${sanitized[@]}" \
+        -DCAIRN_SANITIZE=thread -DCAIRN_CUDA=sim; then
         run thread build-test-thread -R "$threaded"
     fi
 fi

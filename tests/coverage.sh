@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# coverage.sh - which branches of io/ the tests take, per file; and each that none takes, for the commit
+# protocol and the reader.
+#
+#     tests/coverage.sh                  build build-coverage/, run the tests, print
+#     tests/coverage.sh --build DIR      there instead
+#     tests/coverage.sh --report         print once more, without running anything
+#
+# Needs gcovr (Debian: gcovr). Assertions are compiled out (-DNDEBUG), as in what is shipped. Branches that no
+# test takes have their reason in docs/reliability.md.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/.." && pwd)
+
+build=$root/build-coverage report=0
+while [ $# -gt 0 ]; do
+    case "$1" in
+    -h | --help)
+        sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"
+        exit 0
+        ;;
+    --build)
+        build=$2
+        shift
+        ;;
+    --report) report=1 ;;
+    *)
+        echo "coverage.sh: unknown option '$1' (--help lists them)" >&2
+        exit 2
+        ;;
+    esac
+    shift
+done
+command -v gcovr >/dev/null || {
+    echo "coverage.sh: gcovr is missing (Debian: apt-get install gcovr)" >&2
+    exit 2
+}
+
+# The modules of io/, below the commit protocol and above the reader.
+tests=(base_test checkpoint_refuse_test checkpoint_test commit_test dataset_test dataset_tree_test file_test
+    history_test publish_test retention_test snapshot_test store_state_test store_test supersede_test text_test
+    texts_test writer_failure_test writer_test disk_full_test damaged_checkpoint_process_test input_process_test
+    library_test)
+# What must be explained branch by branch.
+explained='io/(publish|store|store_lock|store_state|store_trainer|writer|writer_targets|file|file_posix'
+explained+='|checkpoint_decode|safetensors)\.c'
+
+if [ "$report" -eq 0 ]; then
+    cmake -S "$root" -B "$build" -DCAIRN_COVERAGE=ON -DCAIRN_CUDA=off -DCMAKE_BUILD_TYPE=Coverage \
+        -DCMAKE_C_FLAGS='-O0 -DNDEBUG' -DCMAKE_CXX_FLAGS=-O0 >/dev/null
+    known=()
+    for test in "${tests[@]}"; do
+        if [ -f "$here/$test.cc" ]; then
+            known+=("$test")
+        fi
+    done
+    cmake --build "$build" --parallel --target cairn make_seeds fuzz_replay_checkpoint \
+        fuzz_replay_safetensors fuzz_replay_state "${known[@]}" >/dev/null
+    find "$build" -name '*.gcda' -delete
+    pattern=$(printf '|%s' "${known[@]}")
+    ctest --test-dir "$build" --parallel 2 -R "^((${pattern:1})\\.|fuzz_(make|replay_(check|safe|state)))" \
+        --output-on-failure | tail -n 8
+fi
+
+common=(--root "$root" --object-directory "$build" --filter "$root/io/" --exclude-unreachable-branches)
+echo
+echo "Branches of io/ that were taken"
+gcovr "${common[@]}" --branches --sort-uncovered "$build"
+echo "Branches that no test takes (file, line, ways not taken of all, source)"
+gcovr "${common[@]}" "$build" --json | python3 -B "$here/uncovered.py" "$root" "$explained"

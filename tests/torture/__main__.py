@@ -1,0 +1,163 @@
+"""Torture for the checkpoints of the real program; tests/torture.sh says how to call it."""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+
+import files
+import processes
+import syscalls
+from runs import Loss, Trial, Workshop
+
+QUICK_SECONDS = 20
+SHOWN_DETAILS = 12
+
+
+def attacks():
+    """(name, function, why it cannot be tried here or '')"""
+    no_trace = syscalls.why_not()
+    no_mount = files.why_no_mount()
+    no_limit = "" if shutil.which("prlimit") else "prlimit is not installed"
+    no_clock = "" if processes.find_libfaketime() else "libfaketime is not installed (Debian: faketime)"
+    return (
+        ("kill", processes.kills, ""),
+        ("stop-signal", processes.stop_signals, ""),
+        ("stop-reader", processes.stop_readers, ""),
+        ("two-trainers", processes.two_trainers, ""),
+        ("system-call", syscalls.faults, no_trace),
+        ("small-disk", files.small_disk, no_mount),
+        ("file-limit", files.file_limit, no_limit),
+        ("damaged", files.damaged_files, ""),
+        ("all-damaged", files.all_damaged, ""),
+        ("exchanged", files.exchanged_files, ""),
+        ("foreign", files.foreign_files, ""),
+        ("other-files", files.other_files, ""),
+        ("clock-jump", processes.clock_jumps, no_clock),
+        ("clock-fires", processes.clock_fires, no_clock),
+    )
+
+
+class Row:
+    """One line of the table."""
+
+    def __init__(self, name, function, why_not):
+        self.name, self.function, self.why_not = name, function, why_not
+        self.trials = self.faults = self.noticed = self.lost = 0
+        self.seconds = 0.0
+        self.details = {}
+
+    def add(self, trial, seconds, lost):
+        self.trials += 1
+        self.faults += trial.faults
+        self.noticed += trial.noticed
+        self.lost += lost
+        self.seconds += seconds
+        for name, count in trial.details.items():
+            self.details[name] = self.details.get(name, 0) + count
+
+
+def attack(workshop, row, index, options):
+    """One trial. True when nothing was lost."""
+    begin = time.monotonic()
+    trial = Trial(workshop, row.name, index, options.seed)
+    reason = None
+    try:
+        row.function(trial)
+    except Loss as loss:
+        reason = str(loss)
+    except Exception:  # a fault of this script must not pass for a success
+        reason = traceback.format_exc()
+    row.add(trial, time.monotonic() - begin, reason is not None)
+    if reason is None:
+        trial.clean()
+        return True
+    print(f"\nLOST in {row.name} {index}: {reason}", file=sys.stderr)
+    for line in trial.log:
+        print("    " + line, file=sys.stderr)
+    print(
+        f"  left for a look: {trial.directory}\n  once more: tests/torture.sh --binary {workshop.program} "
+        f"--seed {options.seed} --only {row.name} --trial {index}",
+        file=sys.stderr,
+        flush=True,
+    )
+    options.keep = True
+    return False
+
+
+def print_table(rows, seconds, seed):
+    print(f"\n{'attack':<14}{'trials':>7}{'faults':>8}{'noticed':>9}{'lost':>6}{'s/fault':>9}  what was hit")
+    for row in rows:
+        if row.why_not and row.trials == 0:
+            print(f"{row.name:<14}{'-':>7}{'-':>8}{'-':>9}{'-':>6}{'-':>9}  NOT TRIED: {row.why_not}")
+            continue
+        common = sorted(row.details.items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{count} {name}" for name, count in common[:SHOWN_DETAILS])
+        rest = sum(count for _, count in common[SHOWN_DETAILS:])
+        each = row.seconds / row.faults if row.faults else 0
+        print(
+            f"{row.name:<14}{row.trials:>7}{row.faults:>8}{row.noticed:>9}{row.lost:>6}{each:>9.2f}  {shown}"
+            + (f", {rest} others" if rest else "")
+        )
+    faults, lost = sum(row.faults for row in rows), sum(row.lost for row in rows)
+    trials = sum(row.trials for row in rows)
+    print(f"\n{faults} faults in {trials} trials, {seconds:.0f} s, seed {seed}: {lost} lost")
+    return lost
+
+
+def parse():
+    parser = argparse.ArgumentParser(
+        prog="tests/torture.sh",
+        description="Disturb the real program in every way that "
+        "is known, and demand that nothing is lost.",
+    )
+    parser.add_argument("--binary", required=True, help="the program under test")
+    parser.add_argument("--minutes", type=float, default=5, help="how long (default 5)")
+    parser.add_argument("--quick", action="store_true", help="about half a minute, for the suite")
+    parser.add_argument("--seed", type=int, default=1, help="of everything random (default 1)")
+    parser.add_argument(
+        "--only", action="append", metavar="ATTACK", help="this attack only (may be repeated)"
+    )
+    parser.add_argument("--trial", type=int, help="this one trial of --only")
+    parser.add_argument("--work", help="directory to work in (default: a fresh temporary one)")
+    options = parser.parse_args()
+    options.keep = options.work is not None
+    options.binary = os.path.abspath(options.binary)
+    return options
+
+
+def run(rows, workshop, options):
+    seconds = QUICK_SECONDS if options.quick else options.minutes * 60
+    begin = time.monotonic()
+    index = 0 if options.trial is None else options.trial
+    while True:
+        for row in rows:
+            late = time.monotonic() - begin > seconds
+            if not row.why_not and not (late and row.trials > 0):
+                attack(workshop, row, index, options)
+        if options.trial is not None or time.monotonic() - begin > seconds:
+            return time.monotonic() - begin
+        index += 1
+
+
+def main():
+    options = parse()
+    rows = [Row(*entry) for entry in attacks()]
+    if options.only:
+        unknown = set(options.only) - {row.name for row in rows}
+        if unknown:
+            known = ", ".join(row.name for row in rows)
+            sys.exit(f"no such attack: {', '.join(sorted(unknown))}; there are {known}")
+        rows = [row for row in rows if row.name in options.only]
+    workshop = Workshop(options.binary, options.work or tempfile.mkdtemp(prefix="cairn-torture-"))
+    seconds = run(rows, workshop, options)
+    lost = print_table(rows, seconds, options.seed)
+    if not options.keep:
+        shutil.rmtree(workshop.work, ignore_errors=True)
+    sys.exit(1 if lost else 0)
+
+
+main()

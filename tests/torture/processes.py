@@ -1,0 +1,243 @@
+"""Attacks on the process: SIGKILL, stop signals, a second trainer, clocks that jump."""
+
+import glob
+import os
+import re
+import signal
+import subprocess
+import time
+
+from runs import RECIPES, history_events, ring
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+CODE_STOPPED = 75
+
+
+def newest(trial):
+    steps = ring(trial.directory)
+    return steps[-1] if steps else -1
+
+
+def kills(trial):
+    """SIGKILL at random moments, the same run again with other saving options and threads, to its end."""
+    for _ in range(trial.rng.randint(1, 5)):
+        before = newest(trial)
+        life = trial.start()
+        time.sleep(trial.moment())
+        if not life.freeze():
+            outcome = life.wait()
+            trial.demand(outcome.code == 0, f"ended with {outcome.code} undisturbed: {outcome.err[-600:]}")
+            continue
+        phase = trial.phase()
+        life.process.kill()
+        life.wait()
+        trial.faults += 1
+        trial.details[phase] += 1
+        trial.note(f"SIGKILL in phase: {phase}; checkpoints {ring(trial.directory)}")
+        trial.demand_whole(before)
+    trial.finish()
+
+
+def stop_signals(trial):
+    """A stop signal at a random moment: a good save, exit code 75, and the run goes on from that step."""
+    for _ in range(trial.rng.randint(1, 3)):
+        before = newest(trial)
+        life = trial.start()
+        # HUP is ignored under nohup; here it is not.
+        time.sleep(trial.moment())
+        if not life.freeze():
+            trial.demand(life.wait().code == 0, "ended with an error undisturbed")
+            continue
+        phase = trial.phase()
+        number = trial.rng.choice(STOP_SIGNALS)
+        life.process.send_signal(number)
+        life.thaw()
+        outcome = life.wait()
+        trial.faults += 1
+        trial.details[f"{number.name} {phase}"] += 1
+        trial.note(f"{number.name} in phase {phase}: exit code {outcome.code}: {outcome.err[-600:]}")
+        check_stop(trial, outcome, number, phase)
+        trial.demand_whole(before)
+    trial.finish()
+
+
+def check_stop(trial, outcome, number, phase):
+    if outcome.code == CODE_STOPPED:
+        trial.noticed += 1
+        trial.demand(
+            number.name in outcome.err, f"the message does not name {number.name}: {outcome.err[-600:]}"
+        )
+        stopped = re.search(r"after step (\d+); everything is saved", outcome.err)
+        if stopped:
+            trial.demand(
+                newest(trial) == int(stopped[1]),
+                f"stopped after step {stopped[1]}, the newest checkpoint is {newest(trial)}",
+            )
+    elif outcome.code == -number:
+        # The program has not come as far as main yet: nothing has been begun.
+        trial.demand(phase == "loading" and not outcome.err, f"{number.name} killed it in phase {phase}")
+    else:
+        trial.demand(outcome.code == 0, f"{number.name} in phase {phase} gave exit code {outcome.code}")
+
+
+# Commands that only read: a stop signal ends them at once, and changes nothing.
+READERS = (
+    ("vocabulary", "--data", "demo"),
+    ("evaluate", "--data", "demo", "--model-dir", "DIR"),
+    ("checkpoints", "--verify", "--model-dir", "DIR"),
+    ("predict", "--model-dir", "DIR", "TEXTS"),
+)
+
+
+def stop_readers(trial):
+    """A stop signal while the vocabulary is learned, in an evaluation, a prediction, a verification."""
+    trial.recipe = RECIPES[0]
+    trial.finish()
+    before = sorted(path.name for path in trial.directory.iterdir())
+    texts = trial.workshop.work / "texts"
+    if not texts.exists():
+        texts.write_text("The film was not bad.\n" * 20000)
+    for _ in range(3):
+        command = trial.rng.choice(READERS)
+        arguments = [{"DIR": str(trial.directory), "TEXTS": str(texts)}.get(word, word) for word in command]
+        begin = time.monotonic()
+        whole = trial.workshop.call(arguments)
+        seconds = time.monotonic() - begin
+        trial.demand(whole.code == 0, f"{command[0]} ended with {whole.code}: {whole.err}")
+        process = subprocess.Popen(
+            [trial.workshop.program, *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=trial.workshop.environment,
+        )
+        time.sleep(trial.rng.uniform(0, seconds))
+        number = trial.rng.choice(STOP_SIGNALS)
+        process.send_signal(number)
+        err = process.communicate(timeout=60)[1].decode(errors="replace")
+        trial.faults += 1
+        trial.details[f"{number.name} {command[0]}"] += 1
+        trial.noticed += process.returncode != 0
+        trial.note(f"{number.name} in {' '.join(arguments)}: exit code {process.returncode}: {err}")
+        trial.demand(
+            process.returncode in (0, CODE_STOPPED, -number), f"{command[0]} ended with {process.returncode}"
+        )
+    trial.demand(
+        before == sorted(path.name for path in trial.directory.iterdir()), "a reader changed the directory"
+    )
+    trial.compare()
+
+
+def two_trainers(trial):
+    """A second trainer in the same directory: one of them is refused, and says who has it."""
+    first = trial.start()
+    first_pid = first.process.pid
+    time.sleep(trial.moment())
+    frozen = trial.rng.random() < 0.7 and first.freeze()  # so that it cannot come to its end meanwhile
+    phase = trial.phase() if frozen else "running"
+    has_lock = bool(history_events(trial.directory)) if frozen else False
+    # Frozen before it took the lock it would leave the directory to the second.
+    second = trial.call()
+    if frozen:
+        first.thaw()
+    outcome = first.wait()
+    trial.faults += 1
+    trial.details[f"{phase}: {outcome.code}/{second.code}"] += 1
+    trial.note(f"first ({phase}) ended with {outcome.code}: {outcome.err[-400:]}")
+    codes = (outcome.code, second.code)
+    trial.demand(set(codes) <= {0, 73}, f"exit codes {codes}")
+    trial.demand(0 in codes, "both were refused")
+    if has_lock:
+        trial.demand(second.code == 73, "the second trainer was let in")
+    if second.code == 73:
+        trial.noticed += 1
+        trial.demand(
+            str(first_pid) in second.err, f"the refusal does not name process {first_pid}: {second.err}"
+        )
+    trial.noticed += outcome.code == 73
+    trial.finish()
+
+
+# ---- clocks ----
+
+
+def find_libfaketime():
+    places = ("/usr/lib/*/faketime/libfaketime.so.1", "/usr/lib*/faketime/libfaketime.so.1")
+    return next((path for place in places for path in glob.glob(place)), None)
+
+
+def clock_jumps(trial):
+    """The wall clock jumps, forwards or backwards, by hours: the 600-second timer does not care. Time that
+    really passes (the monotonic clock too) makes it fire once for each 600 seconds, not more."""
+    library = find_libfaketime()
+    moved = trial.workshop.work / f"{trial.directory.name}.clock"
+    moved.write_text("+0\n")
+    passes = trial.rng.random() < 0.3
+    environment = {
+        "LD_PRELOAD": library,
+        "FAKETIME_TIMESTAMP_FILE": str(moved),
+        "FAKETIME_NO_CACHE": "1",
+        "DONT_FAKE_MONOTONIC": "0" if passes else "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "0" if passes else "1",
+    }
+    options = [
+        "--save-checkpoints-secs",
+        "600",
+        "--keep-checkpoint-max",
+        "0",
+        "--threads",
+        "1",
+        "--keep-checkpoint-every-n-hours",
+        trial.rng.choice(("0", "1")),
+    ]
+    life = trial.start(options, environment=environment)
+    offset, jumps = 0, 0
+    for _ in range(trial.rng.randint(1, 4)):
+        time.sleep(trial.moment() / 2)
+        if life.process.poll() is not None:
+            break
+        if not life.freeze():
+            break
+        started = trial.phase() != "loading"
+        jump = 700 if passes else trial.rng.choice((-86400, -7200, -700, 700, 7200, 86400))
+        offset += jump
+        replacement = moved.with_suffix(".new")
+        replacement.write_text(f"{offset:+d}\n")
+        os.replace(replacement, moved)
+        jumps += started
+        trial.faults += 1
+        trial.details["time passes" if passes else ("forwards" if jump > 0 else "backwards")] += 1
+        trial.note(f"clock {jump:+d} s, monotonic {'too' if passes else 'not'}, in phase {trial.phase()}")
+        life.thaw()
+    outcome = life.wait()
+    trial.demand(outcome.code == 0, f"ended with {outcome.code}: {outcome.err[-600:]}")
+    last = trial.workshop.ending(trial.recipe).last_step
+    between = [step for step in ring(trial.directory) if step not in (0, last)]
+    most = jumps if passes else 0
+    trial.demand(
+        len(between) <= most, f"{len(between)} timer saves ({between}) with {most} times 600 seconds passed"
+    )
+    trial.noticed += len(between)
+    trial.compare()
+    # What such times leave behind must not confuse retention or resume.
+    if trial.rng.random() < 0.5:
+        resumed = trial.call(["--save-checkpoints-secs", "600", "--keep-checkpoint-max", "2"])
+        trial.demand(resumed.code == 0, f"the restart ended with {resumed.code}")
+        trial.compare()
+
+
+def clock_fires(trial):
+    """600 seconds pass in mid-run: the timer must fire."""
+    trial.recipe = RECIPES[0]
+    library = find_libfaketime()
+    environment = {"LD_PRELOAD": library, "FAKETIME": f"+0 x{trial.rng.choice((50000, 100000, 200000))}"}
+    outcome = trial.call(
+        ["--save-checkpoints-secs", "600", "--keep-checkpoint-max", "0", "--threads", "1"],
+        environment=environment,
+    )
+    trial.demand(outcome.code == 0, f"ended with {outcome.code}: {outcome.err[-600:]}")
+    between = [step for step in ring(trial.directory) if step not in (0, trial.recipe.last_step)]
+    trial.faults += 1
+    trial.noticed += len(between) > 0
+    trial.details["time flies"] += 1
+    trial.demand(between, "hours passed and the timer never fired")
+    trial.compare()

@@ -1,0 +1,146 @@
+"""Faults in the system calls of the real program, by `strace --inject`.
+
+An undisturbed life is traced first, so that a fault can be aimed at the nth call of a thread that touches the
+model directory. What was really hit is read off strace's log.
+"""
+
+import re
+import shutil
+import subprocess
+
+from runs import ring
+
+CALLS = (
+    "openat,read,write,pwrite64,fsync,fdatasync,ftruncate,rename,renameat,renameat2,unlink,unlinkat,mkdir,"
+    "close,newfstatat,getdents64,flock"
+)
+ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EACCES")
+RESTARTED = ("openat", "read", "write", "fsync", "fdatasync", "ftruncate", "flock")  # after EINTR
+LINE = re.compile(r"(\d+) +(\w+)\((.*)")
+# A failed one of these on one of those files means that a save failed.
+SAVING_CALLS = ("openat", "write", "fsync", "rename")
+SAVED_FILE = re.compile(r"\.cairn-tmp-(model\.ckpt|best\.|checkpoint\.)")
+OPTIONS = (
+    "--save-checkpoints-steps",
+    "3",
+    "--checkpoint-busy",
+    "wait",
+    "--threads",
+    "1",
+    "--keep-checkpoint-max",
+    "2",
+)
+
+
+def why_not():
+    """Why this attack cannot be tried here; '' when it can."""
+    if shutil.which("strace") is None:
+        return "strace is not installed"
+    done = subprocess.run(
+        ["strace", "-f", "-o", "/dev/null", "-e", "trace=fsync", "--inject=fsync:error=EIO", "true"],
+        capture_output=True,
+        check=False,
+    )
+    return (
+        ""
+        if done.returncode == 0
+        else "ptrace is not allowed: " + done.stderr.decode(errors="replace").strip()
+    )
+
+
+def strace(log, extra=()):
+    return ["strace", "-f", "--seccomp-bpf", "-y", "-s", "0", "-o", str(log), "-e", f"trace={CALLS}", *extra]
+
+
+def aims(log, directory):
+    """Calls that touch the directory, as {name: [n, ...]}: the nth call of that name in its thread."""
+    counts, found = {}, {}
+    for line in log.read_text(errors="replace").splitlines():
+        match = LINE.match(line)
+        if match is None:
+            continue
+        thread, name, rest = match.groups()
+        counts[thread, name] = counts.get((thread, name), 0) + 1
+        if str(directory) in rest:
+            found.setdefault(name, []).append(counts[thread, name])
+    return found
+
+
+def aims_of(trial, resumed):
+    """Made once for fresh and once for resumed lives of each recipe."""
+    known = trial.workshop.__dict__.setdefault("aims", {})
+    key = (trial.recipe.name, resumed)
+    if key not in known:
+        if resumed:
+            trial.call(["--max-steps", "20", *OPTIONS])
+        log = trial.workshop.work / f"{trial.directory.name}.profile"
+        outcome = trial.call(OPTIONS, prefix=strace(log))
+        trial.demand(outcome.code == 0, f"ended with {outcome.code} under strace: {outcome.err}")
+        known[key] = aims(log, trial.directory)
+        trial.clean()
+    return known[key]
+
+
+def draw_fault(trial, found):
+    """(name of the call, what strace shall do, kind for the table)"""
+    rng = trial.rng
+    name = rng.choice(sorted(found))
+    when = str(rng.choice(found[name]))
+    kind = rng.choice(("error", "error", "error", "for ever", "EINTR", "delay"))
+    if kind == "EINTR" and name in RESTARTED:
+        return name, f"error=EINTR:when={when}..{int(when) + rng.randint(0, 3)}", "EINTR"
+    if kind == "delay":
+        return name, f"delay_enter={rng.choice((1000, 30000, 150000))}:when={when}", "delay"
+    error = rng.choice(ERRORS)
+    return name, f"error={error}:when={when}{'+' if kind == 'for ever' else ''}", error
+
+
+def faults(trial):
+    """One call fails, once or for ever, is interrupted, or takes long; then the run is started again."""
+    resumed = trial.rng.random() < 0.4
+    found = aims_of(trial, resumed)
+    if resumed:
+        trial.call(["--max-steps", trial.rng.randint(1, 40), *OPTIONS])
+    before = max([-1, *ring(trial.directory)])
+    name, what, kind = draw_fault(trial, found)
+    log = trial.workshop.work / f"{trial.directory.name}.strace"
+    outcome = trial.call(
+        [*OPTIONS, "--checkpoint-on-error", trial.rng.choice(("warn", "stop"))],
+        prefix=strace(log, [f"--inject={name}:{what}"]),
+    )
+    hits = [
+        line
+        for line in log.read_text(errors="replace").splitlines()
+        if "INJECTED" in line or "DELAYED" in line
+    ]
+    trial.note("\n".join(hits[:5]))
+    ours = [line for line in hits if str(trial.directory) in line]
+    trial.faults += bool(hits)
+    trial.noticed += outcome.code != 0 or '"warning"' in outcome.err
+    trial.details[f"{name} {kind}" if hits else "missed"] += 1
+    check(trial, outcome, name, kind, hits, ours)
+    trial.demand_whole(before)
+    trial.excuse(outcome)
+    if may_be_silent(hits):
+        trial.excused |= {"best", "history"}
+    trial.finish()
+
+
+def may_be_silent(hits):
+    """What the program had to say may have been hit itself."""
+    return any(re.search(r"write\(2<", line) for line in hits)
+
+
+def check(trial, outcome, name, kind, hits, ours):
+    if outcome.code == 127 and len(ours) < len(hits):
+        return  # the dynamic linker: main was never reached
+    trial.demand_documented(outcome, may_be_silent(hits))
+    if kind in ("EINTR", "delay"):
+        trial.demand(
+            outcome.code == 0, f"{kind} in {name} gave exit code {outcome.code}: {outcome.err[-600:]}"
+        )
+    elif name in SAVING_CALLS and any(SAVED_FILE.search(line) for line in ours):
+        trial.demand(
+            outcome.code in (73, 74),
+            f"a save failed and the exit code is {outcome.code}: {outcome.err[-600:]}",
+        )

@@ -1,0 +1,28 @@
+"""uncovered.py ROOT PATTERN: from gcovr's JSON on standard input, each line of the files that match the pattern
+with a branch that was never taken: "file:line  not taken/all  source"."""
+import json
+import pathlib
+import re
+import sys
+
+
+def main():
+    root, pattern = pathlib.Path(sys.argv[1]), re.compile(sys.argv[2])
+    lines = branches = 0
+    for entry in json.load(sys.stdin)["files"]:
+        if not pattern.search(entry["file"]):
+            continue
+        source = (root / entry["file"]).read_text().split("\n")
+        for line in entry["lines"]:
+            missed = sum(branch["count"] == 0 for branch in line["branches"])
+            if missed:
+                number = line["line_number"]
+                where = f"{entry['file']}:{number}"
+                print(f"{where:<32}{missed}/{len(line['branches'])}  {source[number - 1].strip()}")
+                lines += 1
+                branches += missed
+    print(f"{branches} branches in {lines} lines")
+
+
+if __name__ == "__main__":
+    main()
