@@ -24,7 +24,8 @@ void texts_close(struct texts *texts) {
 }
 
 bool texts_would_wait(const struct texts *texts) {
-    return !lines_ready(&texts->lines);
+    struct pollfd input = {.fd = texts->lines.fd, .events = POLLIN};
+    return !lines_ready(&texts->lines) && poll(&input, 1, 0) <= 0;
 }
 
 /* Signals are taken by another thread and interrupt no read, so one that could block for ever (a

@@ -54,7 +54,7 @@ MUST_USE enum status texts_open(const struct file_table *files, const char *path
 /* The next text. STATUS_DATA naming file and line, STATUS_IO, STATUS_STOPPED. Blocking. */
 MUST_USE enum status texts_next(struct texts *texts, struct text_item *out, struct error *err);
 
-/* Would texts_next read from the file, and so perhaps wait? */
+/* Would texts_next have to wait for whoever writes the input? */
 bool texts_would_wait(const struct texts *texts);
 
 /* Also after a failed texts_open. */
