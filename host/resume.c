@@ -127,6 +127,28 @@ static uint32_t vocabulary_asked(const struct option_difference *differences, si
     return have->vocabulary;
 }
 
+/* What of its factors a path multiplies: "bf16", "tf32" or all of them, "". */
+static const char *precision_of(const char *kernel_path) {
+    return strstr(kernel_path, "bf16") != NULL   ? "bf16"
+           : strstr(kernel_path, "tf32") != NULL ? "tf32"
+                                                 : "";
+}
+
+/* `saved` is NULL in a checkpoint that does not say. */
+static void warn_of_kernels(const char *saved, const char *now) {
+    if (saved == NULL || strcmp(saved, now) == 0) {
+        return;
+    }
+    const char *difference = "the same mathematics, but not the same last bits";
+    const char *remedy = strncmp(saved, "cpu-", 4) == 0 ? " (--isa pins the path)" : "";
+    if (strcmp(precision_of(saved), precision_of(now)) != 0) {
+        difference = "products of another precision, which is more than last bits";
+        remedy = " (--precision pins it)";
+    }
+    fprintf(stderr, "Warning: the checkpoint was computed by %s, this run goes on with %s: %s%s\n",
+            saved, now, difference, remedy);
+}
+
 /* ---- changed options ------------------------------------------------------------------------- */
 
 static enum status judge(const struct option_difference *difference, const struct options *options,
@@ -189,13 +211,7 @@ enum status resume_check_options(struct resume *resume, const struct options *op
             resume->monitor_changed = true;
         }
     }
-    const char *path = checkpoint_metadata(resume->checkpoint, "kernel_path");
-    if (path != NULL && strcmp(path, kernel_path) != 0) {
-        fprintf(stderr,
-                "Warning: the checkpoint was computed by %s, this run goes on with %s: the same "
-                "mathematics, but not the same last bits%s\n",
-                path, kernel_path, strncmp(path, "cpu-", 4) == 0 ? " (--isa pins the path)" : "");
-    }
+    warn_of_kernels(checkpoint_metadata(resume->checkpoint, "kernel_path"), kernel_path);
     return STATUS_OK;
 }
 

@@ -275,12 +275,30 @@ TEST_F(Resume, EveryKernelPathContinues) {
         SCOPED_TRACE(path[1]);
         if (path[1] == "bf16" &&
             train(path + std::vector<std::string>{"--model-dir", model()}).code == 69) {
-            continue; // cpu_backend_test knows which processors have it
+            printf("this processor has no bf16\n"); // cpu_backend_test knows which have it
+            continue;
         }
         std::filesystem::remove_all(model());
         run_reference(sizes + path);
         run_with_stops({3, 8, 13});
         std::filesystem::remove_all(model());
         std::filesystem::remove_all(reference());
+    }
+}
+
+// To another precision and back: allowed, and said to be more than another set of last bits.
+TEST_F(Resume, AnotherPrecisionIsSaid) {
+    const std::vector<std::string> bf16 = {"--precision", "bf16", "--max-steps", "3"};
+    if (train(bf16).code == 69) {
+        printf("this processor has no bf16\n");
+        return;
+    }
+    for (const std::string steps : {"6", "9"}) {
+        const std::string precision = steps == "6" ? "fp32" : "bf16";
+        const Outcome outcome = train({"--precision", precision, "--max-steps", steps});
+        EXPECT_EXIT_CODE(outcome, 0);
+        EXPECT_SAYS(outcome, "Warning: the checkpoint was computed by cpu-fused-avx512");
+        EXPECT_SAYS(outcome, "products of another precision");
+        EXPECT_SAYS(outcome, "(--precision pins it)");
     }
 }
