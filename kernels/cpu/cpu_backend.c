@@ -392,8 +392,9 @@ static enum status choose_kernels(const char *isa, const char *precision,
                                  *name);
     }
     return error_set(err, STATUS_DEVICE,
-                     "no CPU kernels called '%.40s' run on this processor; there are: auto, %s",
-                     isa, names);
+                     "no CPU kernels called '%.40s' run on this processor; there are: auto, %s%s",
+                     isa, names,
+                     strstr(isa, "bf16") != NULL ? " (bf16 is asked for by --precision)" : "");
 }
 
 /* Cores in the affinity mask; the mask of a large machine may need more than the usual 1024 bits.

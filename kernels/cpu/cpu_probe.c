@@ -31,8 +31,10 @@ static void activate(const float *x, float *sigmoid, float *tanh, size_t count) 
     }
 }
 
-/* More sums than latency times units of any processor, as many as registers. */
-enum { PEAK_SUMS = SIMD_ROWS * SIMD_VECTORS, PEAK_TIMES = 8 };
+/* Sums that do not wait for each other, as many as there are registers beside the two factors: more
+ * than latency times units with a fused multiply-add, about as many where a multiplication and an
+ * addition follow each other. */
+enum { PEAK_SUMS = SIMD_ROWS * SIMD_VECTORS > 14 ? SIMD_ROWS *SIMD_VECTORS : 14, PEAK_TIMES = 8 };
 
 #if defined(__x86_64__)
 #define IN_REGISTER(value) __asm__ volatile("" : "+v"(value))

@@ -73,10 +73,12 @@ ALWAYS_INLINE void cell_backward(const struct walk *w, size_t block, size_t row,
     size_t at = row * w->units + block * SIMD_LANES;
     const size_t next = FUSED_KEPT * SIMD_LANES;
     const float *kept = w->kept + (block * w->active + row) * next;
-    const float *before = w->before + (block * w->before_active + row) * next;
     simd i = simd_load(kept), f = simd_load(kept + SIMD_LANES);
     simd g = simd_load(kept + 2 * SIMD_LANES), o = simd_load(kept + 3 * SIMD_LANES);
-    simd c = first ? simd_zero() : simd_load(before + 4 * SIMD_LANES);
+    simd c = simd_zero();
+    if (!first) { /* before the first step there is nothing, not even a place */
+        c = simd_load(w->before + (block * w->before_active + row) * next + 4 * SIMD_LANES);
+    }
     simd dh = simd_load(w->dh + at), u = simd_load(w->u + at);
     simd_prefetch(kept + AHEAD_ROWS * next, 3 * SIMD_LANES);
     const simd one = simd_all(1.0f);
