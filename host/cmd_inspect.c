@@ -82,7 +82,7 @@ static void print_tensor(const struct checkpoint *checkpoint, const struct tenso
     char key[TENSOR_NAME_CAPACITY + 8] = "digest.";
     const char *hex = checkpoint_metadata(checkpoint, strcat(key, tensor->name));
     text_escape(tensor->name, strlen(tensor->name), name, sizeof name);
-    printf("  %-*s  %-3s  %-16s  %12" PRIu64 "  %s\n", width, name, dtype_name(tensor->dtype),
+    printf("  %-*s  %-4s  %-16s  %12" PRIu64 "  %s\n", width, name, dtype_name(tensor->dtype),
            tensor_shape_text(tensor, shape, sizeof shape), bytes_of(tensor),
            hex == NULL ? "-" : text_escape(hex, strlen(hex), digest, sizeof digest));
 }
@@ -96,7 +96,7 @@ static void print_tensors(const struct checkpoint *checkpoint) {
         total += bytes_of(&checkpoint->tensors[i]);
     }
     printf("\ntensors: %zu, %" PRIu64 " bytes\n", checkpoint->tensor_count, total);
-    printf("  %-*s  %-3s  %-16s  %12s  %s\n", width, "name", "", "shape", "bytes", "xxh3-128");
+    printf("  %-*s  %-4s  %-16s  %12s  %s\n", width, "name", "", "shape", "bytes", "xxh3-128");
     for (size_t i = 0; i < checkpoint->tensor_count; i++) {
         print_tensor(checkpoint, &checkpoint->tensors[i], width);
     }

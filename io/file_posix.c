@@ -58,6 +58,8 @@ static int posix_truncate(void *context, int fd, uint64_t bytes) {
     return result < 0 ? -errno : 0;
 }
 
+/* Not repeated, like unlink and mkdir: Linux interrupts none of them on a local file system. Where a
+ * FUSE or network file system does, one that was carried out all the same would fail when repeated. */
 static int posix_rename(void *context, const char *from, const char *to) {
     (void)context;
     return rename(from, to) < 0 ? -errno : 0;
@@ -76,7 +78,9 @@ static int posix_mkdir(void *context, const char *path, unsigned mode) {
 static int posix_stat(void *context, const char *path, struct file_stat *out) {
     (void)context;
     struct stat st;
-    if (stat(path, &st) < 0) {
+    int result;
+    RETRY(result, stat(path, &st));
+    if (result < 0) {
         return -errno;
     }
     *out = (struct file_stat){
@@ -100,7 +104,10 @@ static int posix_lock(void *context, int fd) {
 static int posix_list(void *context, const char *path, int (*entry)(void *user, const char *name),
                       void *user) {
     (void)context;
-    DIR *directory = opendir(path);
+    DIR *directory;
+    do {
+        directory = opendir(path);
+    } while (directory == NULL && errno == EINTR);
     if (directory == NULL) {
         return -errno;
     }
@@ -109,6 +116,9 @@ static int posix_list(void *context, const char *path, int (*entry)(void *user, 
         errno = 0;
         const struct dirent *found = readdir(directory);
         if (found == NULL) {
+            if (errno == EINTR) {
+                continue;
+            }
             result = -errno;
             break;
         }

@@ -3,11 +3,12 @@
  * Why no further synchronisation is needed, although nobody waits for a copy:
  *  - The image of the device region is taken in compute-stream order: every op enqueued before
  *    snapshot_fill has run, none enqueued later has. From then on training may change the region.
- *  - A device with its own memory has one staging buffer per slot, not one for both: the slow copy to
- *    the host of one slot and the next snapshot's fast copy into the other one never meet.
- *  - A slot comes back only after snapshot_wait has seen `copied`, so its staging buffer and image are
- *    idle when it is filled again. The exception is a waiting save that a newer one replaces while its
- *    copy to the host still runs: the new staging copy is ordered behind that copy, on the device.
+ *  - A device with its own memory has one staging buffer per slot, not one for both: the slow copy
+ *    to the host of one slot and the next snapshot's fast copy into the other one never meet.
+ *  - A slot comes back only after snapshot_wait has seen `copied`, so its staging buffer and image
+ *    are idle when it is filled again. The exception is a waiting save that a newer one replaces
+ *    while its copy to the host still runs: the new staging copy is ordered behind that copy, on
+ *    the device.
  */
 #include "io/snapshot.h"
 
@@ -19,6 +20,8 @@
 enum {
     HOST_ALIGNMENT = 8,     /* by-value tensors start at multiples of it: the largest element */
     GATHER_ALIGNMENT = 256, /* so do gathered ones: copies of a device like it */
+    PAGE_BYTES = 4096,      /* the smallest page there is */
+    SPARE_MAX = 1 << 20     /* by-value bytes for which a slot grows ahead of need */
 };
 
 struct snapshot_pool {
@@ -37,20 +40,30 @@ struct snapshot_pool {
 
 /* ---- create and free ---- */
 
+/* Written once here, so that no page fault falls into the step loop. Volatile: of a malloc and a
+ * memset to zero compilers make a calloc, which touches nothing. */
+static void touch_pages(uint8_t *memory, size_t bytes) {
+    volatile uint8_t *touch = memory;
+    for (size_t i = 0; i < bytes; i += PAGE_BYTES) {
+        touch[i] = 0;
+    }
+    touch[bytes - 1] = 0;
+}
+
 static enum status grow_host_copy(struct snapshot_slot *slot, size_t bytes, struct error *err) {
     if (bytes <= slot->host_capacity && slot->host_copy != NULL) {
         return STATUS_OK;
     }
     /* When it grows, by half as much again, so that a history that grows by a row per epoch does
-     * not come here each time; the old content is of no use. */
+     * not come here each time. The old content is of no use, and both need not fit at once. */
     size_t spare = slot->host_copy == NULL ? 0 : bytes / 2;
-    size_t capacity = bytes + spare + HOST_ALIGNMENT;
-    uint8_t *memory = malloc(capacity);
-    CHECK(memory != NULL, err, STATUS_MEMORY,
-          "snapshot: no memory for %zu bytes of host values; nothing was saved", capacity);
-    memset(memory, 0, capacity); /* touched here, so that no page fault falls into the step loop */
+    size_t capacity = bytes + (spare < SPARE_MAX ? spare : SPARE_MAX) + HOST_ALIGNMENT;
     free(slot->host_copy);
-    slot->host_copy = memory;
+    slot->host_capacity = 0;
+    slot->host_copy = malloc(capacity);
+    CHECK(slot->host_copy != NULL, err, STATUS_MEMORY,
+          "snapshot: no memory for %zu bytes of host values; nothing was saved", capacity);
+    touch_pages(slot->host_copy, capacity);
     slot->host_capacity = capacity;
     return STATUS_OK;
 }

@@ -92,7 +92,8 @@ struct save_result {
     char path[FILE_PATH_CAPACITY]; /* last target published, or the one that failed */
     uint64_t bytes, raw_bytes;     /* of the last target */
     double stall_seconds;          /* writer_save's own time on the trainer's thread */
-    double durable_seconds;        /* from writer_save's entry until all targets were durable */
+    double durable_seconds;        /* from writer_save's entry until all targets were durable, the
+                                      state file and retention (retain_seconds) included */
     /* sums over the targets; snapshot: the writer's wait for the copies; rename: with the fsync of
      * the directory; retain: the state file, and what retention deletes. What is missing to
      * durable_seconds the save spent in the queue. */

@@ -28,6 +28,7 @@ static enum cairn_status public_status(enum status status) {
         [STATUS_MISFIT] = CAIRN_ERROR_MISFIT,
         [STATUS_CONFIG] = CAIRN_ERROR_USAGE,
     };
+    _Static_assert(STATUS_COUNT == 14, "a status that is not in the table would be CAIRN_OK");
     return table[status];
 }
 
@@ -201,7 +202,7 @@ static enum status dtype_of(enum cairn_dtype dtype, enum dtype *out, struct erro
 }
 
 static enum status make_view(const struct cairn_tensor *tensor, struct tensor_view *out,
-                             struct error *err) {
+                             uint64_t *bytes, struct error *err) {
     enum dtype dtype = DTYPE_U8;
     TRY(handle_check_name("tensor", tensor->name, CAIRN_NAME_BYTES_MAX, err));
     TRY(dtype_of(tensor->dtype, &dtype, err));
@@ -209,10 +210,9 @@ static enum status make_view(const struct cairn_tensor *tensor, struct tensor_vi
           "tensor '%s' has rank %u, 0 to %d are possible", tensor->name, tensor->rank,
           CAIRN_RANK_MAX);
     *out = tensor_make(tensor->name, dtype, tensor->data, tensor->rank, tensor->shape);
-    uint64_t bytes;
-    CHECK(tensor_bytes(out, &bytes) && bytes <= CHECKPOINT_CONTENT_BYTES_MAX, err, STATUS_USAGE,
+    CHECK(tensor_bytes(out, bytes) && *bytes <= CHECKPOINT_CONTENT_BYTES_MAX, err, STATUS_USAGE,
           "tensor '%s' is larger than a checkpoint may be", tensor->name);
-    CHECK(bytes == 0 || tensor->data != NULL, err, STATUS_USAGE, "tensor '%s' has no data",
+    CHECK(*bytes == 0 || tensor->data != NULL, err, STATUS_USAGE, "tensor '%s' has no data",
           tensor->name);
     return STATUS_OK;
 }
@@ -248,9 +248,10 @@ bool handle_is_registered(const struct cairn_checkpoint *handle, const char *nam
 static enum status add(struct cairn_checkpoint *handle, const struct cairn_tensor *tensor,
                        struct error *err) {
     struct tensor_view view;
+    uint64_t bytes = 0;
     CHECK(handle->be == NULL, err, STATUS_USAGE,
           "tensors are registered before the first cairn_checkpoint_restore_latest");
-    TRY(make_view(tensor, &view, err));
+    TRY(make_view(tensor, &view, &bytes, err));
     CHECK(strncmp(view.name, HANDLE_BYTES_PREFIX, strlen(HANDLE_BYTES_PREFIX)) != 0, err,
           STATUS_USAGE,
           "tensor '%s': names that begin with " HANDLE_BYTES_PREFIX " are those of "
@@ -261,7 +262,10 @@ static enum status add(struct cairn_checkpoint *handle, const struct cairn_tenso
     CHECK(handle->tensor_count < CAIRN_TENSORS_MAX, err, STATUS_USAGE,
           "tensor '%s' would be number %zu, %d are possible", view.name, handle->tensor_count + 1,
           CAIRN_TENSORS_MAX);
+    CHECK(bytes <= CHECKPOINT_CONTENT_BYTES_MAX - handle->tensor_bytes_total, err, STATUS_USAGE,
+          "with tensor '%s' all of them are together larger than a checkpoint may be", view.name);
     TRY(check_place(handle, tensor, err));
+    handle->tensor_bytes_total += bytes;
     struct snapshot_source *source = &handle->sources[handle->tensor_count++];
     source->view = view;
     source->kind = tensor->memory == CAIRN_CUDA ? SNAPSHOT_DEVICE : SNAPSHOT_HOST;
@@ -301,9 +305,12 @@ void handle_collect(struct cairn_checkpoint *handle) {
             handle->newest = result.status;
         }
         if (result.status != STATUS_OK) {
-            error_set(&handle->failure, result.status,
-                      "the checkpoint of step %llu was not saved: %s",
-                      (unsigned long long)result.step, result.message);
+            const char *what = result.targets_published == 0
+                                   ? "was not saved"
+                                   : "is durable, but the state file or the deletion of old "
+                                     "checkpoints failed";
+            error_set(&handle->failure, result.status, "the checkpoint of step %llu %s: %s",
+                      (unsigned long long)result.step, what, result.message);
             handle_tell(handle, result.status, handle->failure.message);
         }
     }

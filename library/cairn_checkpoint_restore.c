@@ -100,8 +100,11 @@ static enum status take_values(struct arrival *arrival, struct error *err) {
 
 /* ---- memory for saves ---- */
 
-static size_t host_bytes(const struct cairn_checkpoint *handle) {
-    size_t total = 0;
+enum { VALUES_SPARE = 64 * 1024 }; /* by so much values can grow before a save allocates */
+
+/* `values`: the bytes that the first save will have. */
+static size_t host_bytes(const struct cairn_checkpoint *handle, const struct values *values) {
+    size_t total = VALUES_SPARE;
     for (size_t i = 0; i < handle->tensor_count; i++) {
         uint64_t bytes = 0;
         if (handle->sources[i].kind == SNAPSHOT_HOST &&
@@ -109,10 +112,11 @@ static size_t host_bytes(const struct cairn_checkpoint *handle) {
             total += (size_t)bytes + sizeof(double); /* each begins at a multiple of it */
         }
     }
-    return total;
+    return total + values_bytes(values) + values->count * sizeof(double);
 }
 
-static enum status create_writer(struct cairn_checkpoint *handle, struct error *err) {
+static enum status create_writer(struct cairn_checkpoint *handle, const struct values *values,
+                                 struct error *err) {
     static const enum writer_busy busy[] = {[CAIRN_CHECKPOINT_SKIP] = WRITER_BUSY_SKIP,
                                             [CAIRN_CHECKPOINT_LATEST] = WRITER_BUSY_LATEST,
                                             [CAIRN_CHECKPOINT_WAIT] = WRITER_BUSY_WAIT};
@@ -120,12 +124,13 @@ static enum status create_writer(struct cairn_checkpoint *handle, struct error *
                                      .store = handle->store,
                                      .compression_level = handle->options.compression_level,
                                      .busy = busy[handle->options.busy],
-                                     .host_capacity = host_bytes(handle)};
+                                     .host_capacity = host_bytes(handle, values)};
     size_t gathered = snapshot_gathered_bytes(handle->sources, handle->tensor_count);
     return writer_create(&options, handle->be, NULL, gathered, &handle->writer, err);
 }
 
-static enum status start(struct cairn_checkpoint *handle, struct error *err) {
+static enum status start(struct cairn_checkpoint *handle, const struct values *values,
+                         struct error *err) {
     if (handle->be != NULL) {
         return STATUS_OK;
     }
@@ -136,7 +141,7 @@ static enum status start(struct cairn_checkpoint *handle, struct error *err) {
     if (handle->options.read_only) {
         return STATUS_OK;
     }
-    enum status status = create_writer(handle, err);
+    enum status status = create_writer(handle, values, err);
     if (status != STATUS_OK) { /* the list of tensors stays open, so that it can be tried again */
         handle->be->table->free(handle->be);
         handle->be = NULL;
@@ -185,7 +190,7 @@ static enum status load(struct cairn_checkpoint *handle, struct arrival *arrival
     TRY(check_registered(handle, arrival, err));
     TRY(check_unregistered(handle, arrival, err));
     TRY(take_values(arrival, err));
-    TRY(start(handle, err));
+    TRY(start(handle, &arrival->bytes, err));
     TRY(copy_tensors(handle, arrival->checkpoint, err));
     take_over(handle, arrival);
     return STATUS_OK;
@@ -211,7 +216,7 @@ static enum status restore(struct cairn_checkpoint *handle, bool *found, uint64_
                           &arrival.checkpoint, path, err));
     enum status status = STATUS_OK;
     if (arrival.checkpoint == NULL) {
-        status = start(handle, err);
+        status = start(handle, &handle->bytes, err);
     } else {
         arrival.name = file_split_path(path, directory, sizeof directory);
         status = store_parse_name(arrival.name, &arrival.step)

@@ -45,6 +45,7 @@ struct cairn_checkpoint {
     /* constant after the first restore */
     struct snapshot_source *sources; /* [SNAPSHOT_TENSORS_MAX] the tensors, then room for values */
     size_t tensor_count;
+    uint64_t tensor_bytes_total;
     int cuda_device;
     struct backend *be;    /* NULL: not restored yet */
     struct writer *writer; /* NULL: the same, or read-only */

@@ -38,6 +38,7 @@ TEST(LibraryFailure, AReadOnlyHandleTakesAPartAndChangesNothing) {
     EXPECT_EQ(reader.wait(), CAIRN_OK);
     EXPECT_EQ(cairn_checkpoint_poll(reader.saves.get()), nullptr);
     EXPECT_EQ(cairn_checkpoint_get_totals(reader.saves.get())->requested, 0u);
+    EXPECT_TRUE(disk.contents() == before);
     writer.save_step(20);
     ASSERT_EQ(reader.restore(), CAIRN_OK);
     EXPECT_EQ(reader.step, 20u);
@@ -249,6 +250,25 @@ TEST(LibraryFailure, AFullDiskIsToldAndLaterSavesAreTried) {
     trainer.save_step(3); // waits, and the newest is durable
     EXPECT_EQ(ring_steps(disk), (std::vector<uint64_t>{1, 3}));
     EXPECT_EQ(cairn_checkpoint_get_totals(trainer.saves.get())->failed, 1u);
+}
+
+// The file is there: what failed came after it.
+TEST(LibraryFailure, AFailureBehindADurableCheckpointSaysSo) {
+    MemoryFiles disk;
+    Trainer trainer(&disk);
+    trainer.start();
+    trainer.files.fail_where(
+        [](FileCall call, const std::string &path, bool) {
+            return call == FileCall::Write && path.find("model.ckpt-") == std::string::npos;
+        },
+        EIO);
+    trainer.train_to(2);
+    ASSERT_EQ(trainer.save(), CAIRN_OK);
+    EXPECT_EQ(trainer.wait(), CAIRN_ERROR_IO);
+    EXPECT_TRUE(trainer.message_has("step 2 is durable, but the state file"))
+        << trainer.error.message;
+    trainer.files.heal();
+    EXPECT_EQ(ring_steps(disk), std::vector<uint64_t>{2});
 }
 
 TEST(LibraryFailure, StopMakesLaterSavesFail) {

@@ -285,6 +285,19 @@ TEST(Library, BadTensorsAreRefused) {
     trainer.save_step(1);
 }
 
+TEST(Library, TensorsThatTogetherAreTooLargeAreRefused) {
+    MemoryFiles disk;
+    Trainer trainer(&disk);
+    ASSERT_EQ(trainer.open(), CAIRN_OK);
+    const uint64_t half = CHECKPOINT_CONTENT_BYTES_MAX / 2; // nobody reads them
+    EXPECT_EQ(trainer.add({"a", CAIRN_U8, CAIRN_HOST, trainer.words, 1, {half}}), CAIRN_OK);
+    EXPECT_EQ(trainer.add({"b", CAIRN_U8, CAIRN_HOST, trainer.words, 1, {half}}), CAIRN_OK);
+    EXPECT_EQ(trainer.add({"c", CAIRN_U8, CAIRN_HOST, trainer.words, 1, {1}}), CAIRN_ERROR_USAGE);
+    EXPECT_TRUE(trainer.message_has("'c' all of them are together larger"))
+        << trainer.error.message;
+    EXPECT_EQ(trainer.add({"d", CAIRN_U8, CAIRN_HOST, nullptr, 1, {0}}), CAIRN_OK);
+}
+
 TEST(Library, HostMemoryIsNoCudaMemory) {
     MemoryFiles disk;
     Trainer trainer(&disk);

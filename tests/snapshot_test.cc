@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <thread>
@@ -211,6 +213,37 @@ TEST_P(SnapshotOnBoth, HostValuesOfAnySizeAreCopiedAlignedAndGrow) {
     EXPECT_EQ(std::count(numbers_copy, numbers_copy + 3, 0.25), 3);
     EXPECT_EQ(std::count(large_copy, large_copy + 100000, 9), 100000);
     EXPECT_EQ(slot->tensors[1].data, nullptr);
+    snapshot_release(slot);
+}
+
+// A page that was only reserved costs its fault in the first save.
+TEST_P(SnapshotOnBoth, PagesOfHostValuesAreThereBeforeTheFirstFill) {
+    const size_t capacity = 4 << 20, page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    State state(GetParam(), capacity);
+    struct snapshot_slot *slot = snapshot_acquire(state.pool);
+    ASSERT_GE(slot->host_capacity, capacity);
+    uintptr_t begin = reinterpret_cast<uintptr_t>(slot->host_copy) / page * page;
+    size_t bytes = reinterpret_cast<uintptr_t>(slot->host_copy) + slot->host_capacity - begin;
+    std::vector<unsigned char> resident((bytes + page - 1) / page);
+    ASSERT_EQ(mincore(reinterpret_cast<void *>(begin), bytes, resident.data()), 0);
+    EXPECT_EQ(std::count_if(resident.begin(), resident.end(),
+                            [](unsigned char flags) { return (flags & 1) == 0; }),
+              0);
+    snapshot_release(slot);
+}
+
+TEST_P(SnapshotOnBoth, AGrownSlotHasABoundedSpare) {
+    State state(GetParam(), 16);
+    std::vector<uint8_t> large(8 << 20, 9);
+    const uint64_t shape[] = {large.size()};
+    const struct snapshot_source source = {tensor_make("large", DTYPE_U8, large.data(), 1, shape),
+                                           SNAPSHOT_HOST};
+    struct error err = {};
+    struct snapshot_slot *slot = snapshot_acquire(state.pool);
+    ASSERT_EQ(snapshot_fill(slot, &source, 1, &err), STATUS_OK) << err.message;
+    EXPECT_GE(slot->host_capacity, large.size() + (1 << 20));
+    EXPECT_LE(slot->host_capacity, large.size() + (1 << 20) + 64);
+    EXPECT_EQ(memcmp(slot->tensors[0].data, large.data(), large.size()), 0);
     snapshot_release(slot);
 }
 

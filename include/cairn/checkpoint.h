@@ -33,6 +33,10 @@
  * used by one thread at a time; different handles are independent. No function is safe in a signal
  * handler, and a handle must not be used in a child made by fork.
  *
+ * VERSIONS: until 1.0 a new minor version may break programs (the shared library's name has it).
+ * Otherwise cairn_checkpoint_options (by its `size`), _event and _totals can grow at the end;
+ * cairn_error and cairn_tensor, which lie in the program, cannot.
+ *
  * MEMORY: two copies of all registered tensors in host memory, made by the first
  * cairn_checkpoint_restore_latest; of CUDA tensors also two on the device. A save allocates nothing
  * unless values (cairn_checkpoint_set_bytes, _set_string) have grown.
@@ -138,7 +142,8 @@ struct cairn_checkpoint_options {
     bool read_only; /* for evaluation: no lock, nothing is created or written, save is refused */
     cairn_checkpoint_error_callback on_error; /* NULL: none */
     void *context;                            /* first argument of on_error */
-    void *cuda_stream; /* cudaStream_t of the training step; NULL: the default stream */
+    void *cuda_stream; /* cudaStream_t of the training step; NULL: the default stream. It must
+                          outlive the handle */
 };
 
 /* keep 5, level 1, skip, warn. */
@@ -148,10 +153,13 @@ struct cairn_checkpoint_options {
             CAIRN_CHECKPOINT_WARN, false, NULL, NULL, NULL                                         \
     }
 
-/* Open a directory for the checkpoints of one run; it is created where needed. A kernel lock keeps
- * every other writer out (CAIRN_ERROR_OUTPUT, naming its process and host) until the handle is
- * closed or the process ends, however it ends. Temporary files of killed processes are removed.
- * `options` NULL: the macro's. *out is NULL on failure. Blocking (a few file system calls). */
+/* Open a directory for the checkpoints of one run; it is created where needed. A relative path is
+ * looked up at every save and restore: no chdir may change what it means while the handle lives.
+ * A kernel lock keeps every other writer out (CAIRN_ERROR_OUTPUT, naming its process and host)
+ * until the handle is closed or the process ends, however it ends; a child forked meanwhile that
+ * does not exec has it too, and keeps it as long as it lives. Temporary files of killed processes
+ * are removed. `options` NULL: the macro's. *out is NULL on failure. Blocking (a few file system
+ * calls). */
 CAIRN_MUST_USE CAIRN_API enum cairn_status
 cairn_checkpoint_open(const char *directory, const struct cairn_checkpoint_options *options,
                       struct cairn_checkpoint **out, struct cairn_error *error);
@@ -271,12 +279,14 @@ cairn_checkpoint_save(struct cairn_checkpoint *handle, uint64_t step, unsigned f
 /* What became of an accepted save. Later versions may add fields at the end. */
 struct cairn_checkpoint_event {
     uint64_t step;
-    struct cairn_error error; /* status CAIRN_OK: the checkpoint is durable */
+    struct cairn_error error; /* status CAIRN_OK: the checkpoint is durable, the state file written
+                                 and retention done; the message says how far it came */
     bool dropped;           /* a newer one took its place (CAIRN_CHECKPOINT_LATEST): not written */
     uint64_t bytes;         /* size of the file */
     uint64_t raw_bytes;     /* of the tensors in it */
     double stall_seconds;   /* what cairn_checkpoint_save took */
-    double durable_seconds; /* from its call until the file was durable */
+    double durable_seconds; /* from its call until the file was durable, the state file was written
+                               and old checkpoints were deleted */
 };
 
 /* The next save that has ended, in their order, or NULL when there is none now. Valid until the
