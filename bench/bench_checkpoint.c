@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "bench/bench_checkpoint.h"
 #include "bench/bench_checkpoint_report.h"
@@ -21,6 +20,7 @@ struct bench {
     size_t place_count;
     struct checkpoint_kills kills[CHECKPOINT_PLACES][CHECKPOINT_MODES];
     size_t kill_counts[CHECKPOINT_PLACES];
+    const char *no_kills[CHECKPOINT_PLACES]; /* why they are left out, or NULL */
     struct backend *be;
     struct bench_report *report;
     FILE *csv;
@@ -101,11 +101,11 @@ static enum status measure_case(struct bench *bench, struct checkpoint_trainee *
     return status;
 }
 
-/* A state is in memory five times (itself, two slots, what is read, what is decoded), in tmpfs
- * twice more. */
-static bool fits_memory(double megabytes, bool tmpfs) {
-    double available = (double)sysconf(_SC_AVPHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-    return megabytes * 1e6 * (tmpfs ? 7 : 5) < 0.9 * available;
+static void leave_out(struct bench *bench, const struct checkpoint_place *place, const char *what,
+                      const char *why) {
+    char name[96];
+    snprintf(name, sizeof name, "left out: %s, %s", place->name, what);
+    bench_report_fact(bench->report, name, "%s", why);
 }
 
 static enum status run_case(struct bench *bench, const struct checkpoint_place *place,
@@ -113,9 +113,11 @@ static enum status run_case(struct bench *bench, const struct checkpoint_place *
     char directory[FILE_PATH_CAPACITY];
     struct checkpoint_trainee *trainee;
     const struct checkpoint_plan *plan = &bench->plan;
-    if (!fits_memory(megabytes, strcmp(place->name, "tmpfs") == 0)) {
-        printf("\n%s, %g MB state: left out, there is too little free memory\n", place->name,
-               megabytes);
+    const char *lacks = checkpoint_place_lacks(place, megabytes);
+    if (lacks != NULL) {
+        char state[32];
+        snprintf(state, sizeof state, "%g MB", megabytes);
+        leave_out(bench, place, state, lacks);
         return STATUS_OK;
     }
     TRY(checkpoint_place_enter(place, "models", directory, err));
@@ -145,13 +147,23 @@ static uint64_t kill_interval(const struct checkpoint_plan *plan) {
             return KILL_INTERVAL;
         }
     }
-    return plan->intervals[0];
+    /* A made-up state has no epochs; the plan has made sure that there is another interval. */
+    size_t first = 0;
+    while (plan->sizes[0] > 0 && plan->intervals[first] == 0) {
+        first++;
+    }
+    return plan->intervals[first];
 }
 
-/* Before this process has threads and a device. Modes that only some devices have are left out. */
+/* Before this process has a device, and threads beside the signal watcher. Modes that only some
+ * devices have are left out. */
 static enum status kill_trainers(struct bench *bench, struct error *err) {
     const struct checkpoint_plan *plan = &bench->plan;
     for (size_t place = 0; place < bench->place_count && plan->kills > 0; place++) {
+        bench->no_kills[place] = checkpoint_place_lacks(&bench->places[place], plan->sizes[0]);
+        if (bench->no_kills[place] != NULL) {
+            continue;
+        }
         for (enum checkpoint_mode mode = 0; mode < CHECKPOINT_MODES; mode++) {
             if (plan->modes[mode] && checkpoint_mode_saves(mode) &&
                 !checkpoint_mode_is_direct(mode)) {
@@ -166,6 +178,9 @@ static enum status kill_trainers(struct bench *bench, struct error *err) {
 
 static void report_kills(struct bench *bench) {
     for (size_t place = 0; place < bench->place_count; place++) {
+        if (bench->no_kills[place] != NULL) {
+            leave_out(bench, &bench->places[place], "kill", bench->no_kills[place]);
+        }
         if (bench->kill_counts[place] > 0) {
             printf("\n%s: %llu trainers killed in each mode, saving every %llu steps\n",
                    bench->places[place].name, (unsigned long long)bench->plan.kills,
@@ -199,7 +214,7 @@ static enum status draw_pictures(struct bench *bench, struct error *err) {
     return STATUS_OK;
 }
 
-static enum status write_files(struct bench *bench, struct error *err) {
+static enum status close_csv(struct bench *bench, struct error *err) {
     if (bench->csv != NULL) {
         bool written = !ferror(bench->csv);
         written = fclose(bench->csv) == 0 && written;
@@ -207,7 +222,20 @@ static enum status write_files(struct bench *bench, struct error *err) {
         CHECK(written, err, STATUS_IO, "--csv %s could not be written: %s", bench->options.csv,
               strerror(errno));
     }
-    return bench_report_write(bench->report, err);
+    return STATUS_OK;
+}
+
+/* What was measured until something failed took its time, too: it is written whatever `status` is,
+ * and of several errors the first one is returned. */
+static enum status write_files(struct bench *bench, enum status status, struct error *err) {
+    struct error later = {0};
+    if (status != STATUS_OK) {
+        bench_report_fact(bench->report, "incomplete", "%s", err->message);
+    }
+    enum status closed = close_csv(bench, status == STATUS_OK ? err : &later);
+    status = status == STATUS_OK ? closed : status;
+    enum status written = bench_report_write(bench->report, status == STATUS_OK ? err : &later);
+    return status == STATUS_OK ? written : status;
 }
 
 static void report_facts(struct bench *bench) {
@@ -221,6 +249,15 @@ static void report_facts(struct bench *bench) {
     for (size_t i = 0; i < bench->place_count; i++) {
         bench_report_fact(bench->report, bench->places[i].name, "%s", bench->places[i].path);
     }
+}
+
+static enum status measure_all(struct bench *bench, struct error *err) {
+    for (size_t place = 0; place < bench->place_count; place++) {
+        for (size_t i = 0; i < bench->plan.size_count; i++) {
+            TRY(run_case(bench, &bench->places[place], bench->plan.sizes[i], err));
+        }
+    }
+    return draw_pictures(bench, err);
 }
 
 static enum status run(struct bench *bench, struct error *err) {
@@ -240,13 +277,8 @@ static enum status run(struct bench *bench, struct error *err) {
     report_facts(bench);
     bench_report_quiet(bench->report, true);
     report_kills(bench);
-    for (size_t place = 0; place < bench->place_count; place++) {
-        for (size_t i = 0; i < bench->plan.size_count; i++) {
-            TRY(run_case(bench, &bench->places[place], bench->plan.sizes[i], err));
-        }
-    }
-    TRY(draw_pictures(bench, err));
-    return write_files(bench, err);
+    enum status status = measure_all(bench, err);
+    return write_files(bench, status, err);
 }
 
 enum status cmd_bench_checkpoint(const struct options *options, int *exit_code, struct error *err) {

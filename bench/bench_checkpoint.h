@@ -11,7 +11,11 @@
  *
  * A cell is one mode at one interval of one trainee in one place. The cells of one interval take
  * turns, repeat by repeat, and make the same steps on the same batches; what a mode costs is taken
- * from pairs of blocks of the same repeat, itself against `off`.
+ * from pairs of blocks of the same repeat, itself against `off`. What the writer has still to do
+ * after the last step of a block is not in its time. A save begins in the middle of an interval, so
+ * it is done by then where it takes less than half of one; saves of a large state may take longer,
+ * so its blocks have five intervals (without --quick and --saves), and the writer may be at work in
+ * all of a block but the first half of an interval.
  *
  * The mode `copy` is no way to save: where a save is due it copies the state once into one of two
  * buffers and waits for it. It says what the least stall is that a snapshot can have, measured like
@@ -102,6 +106,8 @@ MUST_USE enum status checkpoint_place_make(const struct options *options, bool t
 /* A directory inside of it, which must not exist. STATUS_OUTPUT. */
 MUST_USE enum status checkpoint_place_enter(const struct checkpoint_place *place, const char *name,
                                             char out[FILE_PATH_CAPACITY], struct error *err);
+/* What it has too little of for a made-up state of so many MB, in words; static. NULL: nothing. */
+const char *checkpoint_place_lacks(const struct checkpoint_place *place, double megabytes);
 /* Remove a directory with everything in it; that it cannot is not reported. */
 void checkpoint_place_remove(const char *path);
 
@@ -151,6 +157,7 @@ MUST_USE enum status checkpoint_synthetic_create(struct backend *be, double mega
 struct checkpoint_round {
     double steps, seconds, step_seconds;
     double lost; /* share of the throughput of `off` in the same repeat */
+    /* p99 is NaN when there were fewer than 100 calls */
     double stall_p50, stall_p99, stall_max; /* seconds in the save call, of accepted saves */
     double cpu_p50, cpu_p99, cpu_max;       /* processor time of the trainer's thread in it */
     double asked, done, skipped, delayed, failed;
@@ -204,7 +211,8 @@ enum checkpoint_restore_part {
     CHECKPOINT_VERIFY,     /* digests, seek table */
     CHECKPOINT_DECOMPRESS, /* frames, with their checksums */
     CHECKPOINT_LOAD,       /* into the device */
-    CHECKPOINT_WHOLE,      /* all of it as `train` does it, measured by itself */
+    CHECKPOINT_WHOLE,      /* all of it by the calls of `train`, but only weights, m and v are
+                              loaded; measured by itself */
     CHECKPOINT_RESTORE_PARTS
 };
 
@@ -218,7 +226,8 @@ struct checkpoint_restore {
     double bytes; /* of the tensors */
 };
 
-/* Restore the newest checkpoint of the trainee's directory, cold and warm in turns. */
+/* Restore the newest checkpoint of the trainee's directory, cold and warm in turns.
+ * STATUS_STOPPED. */
 MUST_USE enum status checkpoint_restore_run(struct checkpoint_trainee *trainee, unsigned repeats,
                                             struct checkpoint_restore *out, struct error *err);
 
@@ -232,9 +241,9 @@ struct checkpoint_kills {
     double steps_mean;              /* that a trainer had made */
 };
 
-/* Start trainers in children, kill each at a random moment, look what its directory holds. Call it
- * before there are other threads: the children are forks. STATUS_IO when a child fails by itself.
- */
+/* Start trainers in children, kill each at a random moment, look what its directory holds. The
+ * children are forks: call it while the signal watcher, which holds no lock, is the only other
+ * thread. STATUS_IO when a child fails by itself, STATUS_STOPPED. */
 MUST_USE enum status checkpoint_kill_run(const struct checkpoint_plan *plan,
                                          const struct checkpoint_place *place,
                                          enum checkpoint_mode mode, uint64_t interval,

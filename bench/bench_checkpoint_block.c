@@ -1,4 +1,5 @@
 /* Some steps in one mode at one interval, and what they show. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,6 +101,11 @@ static int compare_doubles(const void *a, const void *b) {
 static double percentile(double *values, size_t count, size_t percent) {
     qsort(values, count, sizeof values[0], compare_doubles);
     return count == 0 ? 0.0 : values[(count * percent + 99) / 100 - 1];
+}
+
+/* Of fewer than 100 values it would be their largest. */
+static double percentile_99(double *values, size_t count) {
+    return count < 100 ? (double)NAN : percentile(values, count, 99);
 }
 
 static void add_result(struct block *block, const struct save_result *result) {
@@ -235,10 +241,10 @@ static void close_block(struct block *block) {
 
 static void describe_calls(struct block *block, struct checkpoint_round *out) {
     out->stall_p50 = percentile(block->walls, block->calls, 50);
-    out->stall_p99 = percentile(block->walls, block->calls, 99);
+    out->stall_p99 = percentile_99(block->walls, block->calls);
     out->stall_max = percentile(block->walls, block->calls, 100);
     out->cpu_p50 = percentile(block->cpus, block->calls, 50);
-    out->cpu_p99 = percentile(block->cpus, block->calls, 99);
+    out->cpu_p99 = percentile_99(block->cpus, block->calls);
     out->cpu_max = percentile(block->cpus, block->calls, 100);
 }
 

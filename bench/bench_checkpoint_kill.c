@@ -3,7 +3,8 @@
  * A child makes everything itself: backend, data, trainer, writer. It tells its steps through a
  * page of shared memory, so that the parent knows how far it was when SIGKILL came. The kernel
  * keeps what a killed process has written, so this is the loss of a crash of the program; after a
- * power cut the same checkpoint is there, because only what is durable has its name. */
+ * power cut the same checkpoint is there, or the one before it: what has its name is durable, but
+ * the name itself may be younger than the last fsync of the directory. */
 #include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -16,6 +17,7 @@
 
 #include "bench/bench_checkpoint.h"
 #include "host/base/rng.h"
+#include "host/base/stop.h"
 #include "host/loading.h"
 
 struct shared {
@@ -97,25 +99,29 @@ static enum status newest_step(const char *directory, uint64_t *out, struct erro
 static enum status kill_child(pid_t child, struct shared *shared, double seconds,
                               struct error *err) {
     int state = 0;
-    while (!atomic_load(&shared->started)) {
-        if (waitpid(child, &state, WNOHANG) == child) {
-            return error_set(err, STATUS_IO, "a trainer in a process of its own failed: %s",
-                             shared->message);
-        }
+    bool gone = false;
+    while (!gone && !atomic_load(&shared->started) && stop_signal() == 0) {
         sleep_seconds(0.001);
+        gone = waitpid(child, &state, WNOHANG) == child;
     }
-    sleep_seconds(seconds);
-    kill(child, SIGKILL);
-    while (waitpid(child, &state, 0) < 0 && errno == EINTR) {
+    if (!gone) {
+        sleep_seconds(stop_signal() == 0 ? seconds : 0);
+        kill(child, SIGKILL);
+        while (waitpid(child, &state, 0) < 0 && errno == EINTR) {
+        }
     }
-    CHECK(WIFSIGNALED(state), err, STATUS_IO, "a trainer in a process of its own failed: %s",
-          shared->message);
+    /* Before the child is blamed: a flag that was raised just before the fork stops it, too. */
+    CHECK(stop_signal() == 0, err, STATUS_STOPPED, "stopped by a signal");
+    CHECK(!gone && WIFSIGNALED(state) && WTERMSIG(state) == SIGKILL, err, STATUS_IO,
+          "a trainer in a process of its own failed: %s",
+          shared->message[0] == '\0' ? "a signal ended it" : shared->message);
     return STATUS_OK;
 }
 
 static enum status kill_once(const struct checkpoint_plan *plan, enum checkpoint_mode mode,
                              uint64_t interval, const char *directory, double seconds,
                              struct shared *shared, struct error *err) {
+    CHECK(stop_signal() == 0, err, STATUS_STOPPED, "stopped by a signal");
     atomic_store(&shared->started, false);
     atomic_store(&shared->step, 0);
     shared->parent = getpid();

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "bench/bench_checkpoint.h"
@@ -39,6 +40,38 @@ enum status checkpoint_place_enter(const struct checkpoint_place *place, const c
     CHECK(file_join_path(out, FILE_PATH_CAPACITY, place->path, name) && mkdir(out, 0777) == 0, err,
           STATUS_OUTPUT, "cannot create %s in %s: %s", name, place->path, strerror(errno));
     return STATUS_OK;
+}
+
+/* What programs can have without swapping: free pages, and the page cache as far as it can go. */
+static double available_memory(void) {
+    char line[128];
+    double kibibytes = 0;
+    FILE *file = fopen("/proc/meminfo", "r");
+    while (file != NULL && kibibytes == 0 && fgets(line, sizeof line, file) != NULL) {
+        if (sscanf(line, "MemAvailable: %lf kB", &kibibytes) != 1) {
+            kibibytes = 0;
+        }
+    }
+    if (file != NULL) {
+        fclose(file);
+    }
+    return kibibytes > 0 ? kibibytes * 1024
+                         : (double)sysconf(_SC_AVPHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+}
+
+/* A state is in memory five times (itself, two slots, what is read, what is decoded), and in the
+ * place, which may be memory too, twice: a checkpoint stays beside the one being written. */
+const char *checkpoint_place_lacks(const struct checkpoint_place *place, double megabytes) {
+    bool tmpfs = strcmp(place->name, "tmpfs") == 0;
+    struct statvfs about;
+    if (megabytes * 1e6 * (tmpfs ? 7 : 5) > 0.9 * available_memory()) {
+        return "there is too little free memory";
+    }
+    if (statvfs(place->path, &about) == 0 &&
+        megabytes * 1e6 * 2 > 0.9 * (double)about.f_bavail * (double)about.f_frsize) {
+        return "there is too little free space";
+    }
+    return NULL;
 }
 
 void checkpoint_place_remove(const char *path) {

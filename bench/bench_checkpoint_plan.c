@@ -7,8 +7,10 @@
 
 enum {
     REAL_STEPS = 100,   /* of a block, at least */
-    MADE_UP_STEPS = 50, /* small states; large ones make as many as an interval has */
+    MADE_UP_STEPS = 50, /* small states */
+    LARGE_SAVES = 5,    /* of a block with a large state */
     QUICK_STEPS = 4,
+    QUICK_REPEATS = 2,
     MADE_UP_INTERVAL = 10,
     LARGE_INTERVAL = 50
 };
@@ -120,6 +122,22 @@ static const char *choose(const struct options *options, const char *option, con
     return options->quick && !options_given(options, option) ? quick : list;
 }
 
+/* Made-up states have no epochs: some other interval must be left for them. */
+static enum status check_intervals(const struct checkpoint_plan *plan, struct error *err) {
+    bool made_up = false, in_steps = false;
+    for (size_t i = 0; i < plan->size_count; i++) {
+        made_up = made_up || plan->sizes[i] > 0;
+    }
+    for (size_t i = 0; i < plan->interval_count; i++) {
+        in_steps = in_steps || plan->intervals[i] > 0;
+    }
+    CHECK(!made_up || in_steps, err, STATUS_USAGE,
+          "--intervals %s: made-up states have no epochs; add a number of steps, or pass --sizes "
+          "real",
+          plan->options->intervals);
+    return STATUS_OK;
+}
+
 enum status checkpoint_plan_make(const struct options *options, struct checkpoint_plan *out,
                                  struct error *err) {
     bool quick = options->quick;
@@ -131,8 +149,8 @@ enum status checkpoint_plan_make(const struct options *options, struct checkpoin
         .step_seconds = 1e-3 * (quick && !options_given(options, "step-ms") ? 1 : options->step_ms),
         .intervals_given = options_given(options, "intervals") || quick,
     };
-    if (!options_given(options, "repeats")) {
-        out->repeats = quick ? 2 : 3;
+    if (quick && !options_given(options, "repeats")) {
+        out->repeats = QUICK_REPEATS;
     }
     TRY(each_word(out, "modes", options->modes, take_mode,
                   "off, sync, sync+zstd, async, async+zstd, direct, direct+zstd", err));
@@ -141,6 +159,7 @@ enum status checkpoint_plan_make(const struct options *options, struct checkpoin
                   take_interval, "numbers of steps from 1 to 1000000, or epoch", err));
     TRY(each_word(out, "sizes", choose(options, "sizes", options->sizes, "real,1.7"), take_size,
                   "real, and numbers of MB from 0.01 to 50000", err));
+    TRY(check_intervals(out, err));
     return each_word(out, "storage", choose(options, "storage", options->storage, "dir"),
                      take_storage, "dir, tmpfs", err);
 }
@@ -171,7 +190,7 @@ uint64_t checkpoint_plan_steps(const struct checkpoint_plan *plan, bool made_up,
     uint64_t least = plan->options->quick  ? QUICK_STEPS
                      : !made_up            ? REAL_STEPS
                      : bytes < large_bytes ? MADE_UP_STEPS
-                                           : interval;
+                                           : LARGE_SAVES * interval;
     uint64_t saves = plan->saves > 0 ? plan->saves : (least + interval - 1) / interval;
     return saves * interval;
 }

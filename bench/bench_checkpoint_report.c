@@ -2,6 +2,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 
 char *checkpoint_interval_name(const struct checkpoint_case *cell, size_t interval, char out[24]) {
@@ -25,6 +26,9 @@ struct bench_spread checkpoint_spread(const struct checkpoint_case *cell, size_t
     double samples[BENCH_REPEATS_MAX];
     for (unsigned i = 0; i < cell->repeats; i++) {
         samples[i] = value_at(&cell->rounds[interval][mode][i], offset) * scale;
+        if (isnan(samples[i])) {
+            return (struct bench_spread){(double)NAN, (double)NAN, (double)NAN};
+        }
     }
     return bench_clock_spread(samples, cell->repeats);
 }
@@ -75,10 +79,10 @@ static void write_lines(const struct checkpoint_case *cell, size_t interval,
                 checkpoint_interval_name(cell, interval, every), repeat + 1);
         for (size_t i = 0; i < checkpoint_column_count; i++) {
             const struct checkpoint_column *column = &checkpoint_columns[i];
+            double value = checkpoint_column_value(column, &cell->rounds[interval][mode][repeat]);
             fprintf(csv, ",");
-            if (applies(column, mode)) {
-                fprintf(csv, "%.10g",
-                        checkpoint_column_value(column, &cell->rounds[interval][mode][repeat]));
+            if (applies(column, mode) && !isnan(value)) {
+                fprintf(csv, "%.10g", value);
             }
         }
         fprintf(csv, "\n");
@@ -99,15 +103,25 @@ static void add_figures(const struct checkpoint_case *cell, size_t interval,
         if (!applies(column, mode)) {
             continue;
         }
+        bool lacks = isnan(checkpoint_spread(cell, interval, mode, column->offset, 1).median);
         for (unsigned repeat = 0; repeat < cell->repeats; repeat++) {
-            samples[repeat] =
-                checkpoint_column_value(column, &cell->rounds[interval][mode][repeat]);
+            const struct checkpoint_round *round = &cell->rounds[interval][mode][repeat];
+            samples[repeat] = lacks ? (double)NAN : checkpoint_column_value(column, round);
         }
         bench_report_figure(report, column->name, column->unit, 1.0, samples, cell->repeats);
     }
 }
 
 /* ---- the table ------------------------------------------------------------------------------- */
+
+/* Right-aligned in 9 characters after a blank; "-" where a repeat lacks the figure. */
+static void print_stall(double microseconds, FILE *table) {
+    if (isnan(microseconds)) {
+        fprintf(table, " %9s", "-");
+    } else {
+        fprintf(table, " %9.0f", microseconds);
+    }
+}
 
 #define MEDIAN(field, scale)                                                                       \
     checkpoint_spread(cell, interval, mode, offsetof(struct checkpoint_round, field), scale).median
@@ -123,9 +137,11 @@ static void print_stalls(const struct checkpoint_case *cell, size_t interval,
         fprintf(table, "\n");
         return;
     }
-    fprintf(table, " %7.2f (%6.2f to %6.2f) %9.0f %9.0f %9.0f %9.0f", lost.median, lost.min,
-            lost.max, MEDIAN(stall_p50, 1e6), MEDIAN(stall_p99, 1e6), MEDIAN(stall_max, 1e6),
-            MEDIAN(cpu_p99, 1e6));
+    fprintf(table, " %7.2f (%6.2f to %6.2f)", lost.median, lost.min, lost.max);
+    print_stall(MEDIAN(stall_p50, 1e6), table);
+    print_stall(MEDIAN(stall_p99, 1e6), table);
+    print_stall(MEDIAN(stall_max, 1e6), table);
+    print_stall(MEDIAN(cpu_p99, 1e6), table);
     if (checkpoint_mode_saves(mode)) {
         fprintf(table, " %6.0f %6.0f %6.0f %6.0f", MEDIAN(asked, 1), MEDIAN(done, 1),
                 MEDIAN(skipped, 1), MEDIAN(delayed, 1));

@@ -2,8 +2,10 @@
  *
  * CSV: storage,state,mode,interval,repeat and one field for every checkpoint_columns entry
  * ("stall p99" in us is stall_p99_us); a line for every repeat of every cell, empty fields where a
- * mode has no such figure. JSON: bench_report.h; sections "dir, real, async+zstd, every 10",
- * "dir, real, restore, cold" and "dir, kill, async+zstd".
+ * mode has no such figure, and for a p99 of fewer than 100 calls. JSON: bench_report.h; sections
+ * "dir, real, async+zstd, every 10", "dir, real, restore, cold" and "dir, kill, async+zstd"; a
+ * figure that a repeat lacks is null; facts "left out: tmpfs, 330 MB" and "left out: tmpfs, kill"
+ * say why, the fact "incomplete" what ended the benchmark early.
  *
  * THREADS: the main thread.
  */

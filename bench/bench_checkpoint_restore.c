@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "bench/bench_checkpoint.h"
+#include "host/base/stop.h"
 
 static const char *const part_names[CHECKPOINT_RESTORE_PARTS] = {
     [CHECKPOINT_FIND] = "find",     [CHECKPOINT_READ] = "read",
@@ -133,7 +134,9 @@ enum status checkpoint_restore_run(struct checkpoint_trainee *trainee, unsigned 
     out->cold_possible = true;
     TRY(find_newest(store_directory(trainee->store), path, err));
     for (unsigned repeat = 0; repeat < repeats; repeat++) {
+        CHECK(stop_signal() == 0, err, STATUS_STOPPED, "stopped by a signal");
         TRY(restore_twice(trainee, path, out, repeat, err));
+        CHECK(stop_signal() == 0, err, STATUS_STOPPED, "stopped by a signal");
         TRY(restore_twice(trainee, NULL, out, repeat, err));
     }
     return STATUS_OK;

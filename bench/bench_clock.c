@@ -5,6 +5,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "host/base/stop.h"
+
 double bench_clock_now(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -14,13 +16,14 @@ double bench_clock_now(void) {
 /* Seconds that `calls` calls take, from an idle device to an idle device. */
 static enum status take(const struct bench_subject *subject, uint64_t calls, double *seconds,
                         struct error *err) {
+    CHECK(stop_signal() == 0, err, STATUS_STOPPED, "stopped by a signal");
     TRY(subject->finish(subject->context, err));
-    double begin = bench_clock_now();
+    double begin = subject->spent != NULL ? *subject->spent : bench_clock_now();
     for (uint64_t i = 0; i < calls; i++) {
         TRY(subject->enqueue(subject->context, err));
     }
     TRY(subject->finish(subject->context, err));
-    *seconds = bench_clock_now() - begin;
+    *seconds = (subject->spent != NULL ? *subject->spent : bench_clock_now()) - begin;
     return STATUS_OK;
 }
 
@@ -48,7 +51,7 @@ enum status bench_clock_run(struct bench_subject *subjects, size_t count,
     }
     for (unsigned repeat = 0; repeat < effort->repeats; repeat++) {
         for (size_t i = 0; i < count; i++) {
-            double seconds;
+            double seconds = 0.0;
             TRY(take(&subjects[i], subjects[i].times / subjects[i].per_call, &seconds, err));
             subjects[i].samples[repeat] = seconds / (double)subjects[i].times;
         }

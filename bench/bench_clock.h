@@ -39,9 +39,12 @@ struct bench_subject {
     unsigned per_call; /* how often one call of `enqueue` does the thing that is timed */
     double *samples;   /* [repeats] out, seconds of one */
     uint64_t times;    /* out: how often it was done in one sample */
+    /* NULL, or where the subject itself adds up the seconds that count: the clock takes those. */
+    const double *spent;
 };
 
-/* Warm up, choose `times`, take the samples. */
+/* Warm up, choose `times`, take the samples. STATUS_STOPPED, after the sample that is being taken,
+ * on a stop signal. */
 MUST_USE enum status bench_clock_run(struct bench_subject *subjects, size_t count,
                                      const struct bench_effort *effort, struct error *err);
 

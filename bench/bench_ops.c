@@ -177,7 +177,8 @@ static enum status check_section(const struct ops_bench *bench, struct error *er
     return STATUS_OK;
 }
 
-static void run_sections(struct ops_bench *bench) {
+/* A section that fails is reported and the next one runs; a stop signal ends all of it. */
+static enum status run_sections(struct ops_bench *bench, struct error *err) {
     const struct ops_batch sets[2] = {bench_ops_random_batch(&bench->sizes),
                                       bench_ops_window_batch(&bench->sizes)};
     const struct ops_section *only = find_section(bench->options->section);
@@ -185,13 +186,15 @@ static void run_sections(struct ops_bench *bench) {
         ops_report_lengths(bench->report, sets[i].name, sets[i].lengths, sets[i].sequences);
     }
     for (const struct ops_section *section = bench_ops_sections; section->name != NULL; section++) {
-        struct error err = {0};
+        struct error failure = {0};
         enum status (*run)(struct ops_bench *, struct error *) =
             bench->cuda ? section->cuda : section->cpu;
-        if (run != NULL && (only == NULL || only == section) && run(bench, &err) != STATUS_OK) {
-            ops_report_failure(bench->report, section->name, err.message);
+        if (run != NULL && (only == NULL || only == section) && run(bench, &failure) != STATUS_OK) {
+            CHECK(failure.status != STATUS_STOPPED, err, STATUS_STOPPED, "%s", failure.message);
+            ops_report_failure(bench->report, section->name, failure.message);
         }
     }
+    return STATUS_OK;
 }
 
 /* The first variant that is there names the device. */
@@ -204,8 +207,8 @@ static enum status open_report(struct ops_bench *bench, struct error *err) {
     if (be == NULL) {
         return status;
     }
-    status = ops_report_create(be, bench->effort.repeats, bench->options->json, stdout,
-                               &bench->report, err);
+    status =
+        ops_report_create(be, bench->options, bench->effort.repeats, stdout, &bench->report, err);
     be->table->free(be);
     return status;
 }
@@ -237,9 +240,11 @@ enum status cmd_bench_ops(const struct options *options, int *exit_code, struct 
         TRY(choose_cpu_variants(&bench, err));
     }
     TRY(open_report(&bench, err));
-    run_sections(&bench);
+    enum status status = run_sections(&bench, err);
     unsigned failures = ops_report_failures(bench.report);
-    enum status status = ops_report_write(bench.report, err);
+    if (status == STATUS_OK) {
+        status = ops_report_write(bench.report, err);
+    }
     ops_report_free(bench.report);
     if (status == STATUS_OK && failures > 0) {
         status = error_set(err, STATUS_INTERNAL, "%u section%s failed; the table says why",

@@ -60,7 +60,8 @@ static enum status add_peaks(struct rates_run *run, struct error *err) {
                                                           .finish = bench_peak_finish,
                                                           .context = run->peaks[i],
                                                           .per_call = 1,
-                                                          .samples = run->group->samples[at]};
+                                                          .samples = run->group->samples[at],
+                                                          .spent = bench_peak_spent(run->peaks[i])};
     }
     return STATUS_OK;
 }

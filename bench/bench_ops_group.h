@@ -24,7 +24,8 @@
 extern "C" {
 #endif
 
-enum { OPS_VARIANTS = 8, OPS_GROUP_MAX = 56, OPS_LIST_MAX = 8, OPS_SEQUENCES_MAX = 4096 };
+/* OPS_SEQUENCES_MAX: what a section keeps in memory grows with it, by GB. */
+enum { OPS_VARIANTS = 8, OPS_GROUP_MAX = 56, OPS_LIST_MAX = 8, OPS_SEQUENCES_MAX = 1024 };
 
 /* The section that a variant takes part in. */
 enum ops_variant_use { OPS_VARIANT_ALWAYS, OPS_VARIANT_STEP, OPS_VARIANT_RECURRENCE };

@@ -2,14 +2,15 @@
 
 #include <errno.h>
 #include <jansson.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "bench/bench_json.h"
+
 struct ops_report {
     json_t *root, *entries, *absent, *failures, *length_sets, *peaks, *bars; /* belong to root */
-    const char *json;
+    const char *json;                                                        /* of the options */
     FILE *table;
     char section[32]; /* of the latest line of the table */
     bool failed;      /* memory ran out: the JSON is incomplete */
@@ -32,14 +33,18 @@ static json_t *part(struct ops_report *report, const char *name, json_t *value) 
     return value;
 }
 
-/* A difference of two short times may be zero, and a rate then is none. */
-static json_t *number(double value) {
-    return isfinite(value) ? json_real(value) : json_null();
+static json_t *spread_json(const struct bench_spread *spread) {
+    return json_pack("{s:o, s:o, s:o}", "median", bench_json_number(spread->median), "min",
+                     bench_json_number(spread->min), "max", bench_json_number(spread->max));
 }
 
-static json_t *spread_json(const struct bench_spread *spread) {
-    return json_pack("{s:o, s:o, s:o}", "median", number(spread->median), "min",
-                     number(spread->min), "max", number(spread->max));
+static json_t *samples_json(struct ops_report *report, const double *samples, unsigned count,
+                            double scale) {
+    json_t *array = json_array();
+    for (unsigned i = 0; i < count; i++) {
+        append(report, array, bench_json_number(samples[i] * scale));
+    }
+    return array;
 }
 
 /* ---- begin and end ---- */
@@ -66,7 +71,9 @@ static enum status try_file(struct ops_report *report, struct error *err) {
     return STATUS_OK;
 }
 
-static void begin(struct ops_report *report, const struct backend *be, unsigned repeats) {
+static void begin(struct ops_report *report, const struct backend *be,
+                  const struct options *options, unsigned repeats) {
+    struct bench_machine machine;
     const char *figures = figures_of(be);
     bool simulated = strcmp(figures, "simulated device") == 0;
     report->root =
@@ -74,6 +81,8 @@ static void begin(struct ops_report *report, const struct backend *be, unsigned 
                   "version", CAIRN_VERSION, "benchmark", "bench ops", "format", 1, "device",
                   be->device, "description", be->description, "build", backend_cuda_build(),
                   "figures_of", figures, "simulated", simulated, "repeats", (int)repeats);
+    part(report, "machine", bench_json_machine(&machine));
+    part(report, "options", bench_json_options(options));
     report->length_sets = part(report, "length_sets", json_object());
     report->absent = part(report, "absent", json_array());
     report->failures = part(report, "failures", json_array());
@@ -92,19 +101,20 @@ static void begin(struct ops_report *report, const struct backend *be, unsigned 
     }
 }
 
-enum status ops_report_create(const struct backend *be, unsigned repeats, const char *json,
-                              FILE *table, struct ops_report **out, struct error *err) {
+enum status ops_report_create(const struct backend *be, const struct options *options,
+                              unsigned repeats, FILE *table, struct ops_report **out,
+                              struct error *err) {
     *out = NULL;
     struct ops_report *report = calloc(1, sizeof *report);
     CHECK(report != NULL, err, STATUS_MEMORY, "out of memory for the report");
-    report->json = json;
+    report->json = options->json;
     report->table = table;
     enum status status = try_file(report, err);
     if (status != STATUS_OK) {
         ops_report_free(report);
         return status;
     }
-    begin(report, be, repeats);
+    begin(report, be, options, repeats);
     *out = report;
     return STATUS_OK;
 }
@@ -174,7 +184,7 @@ static json_t *batch_json(const char *lengths, const struct batch_view *batch) {
 }
 
 static void append_entry(struct ops_report *report, const struct ops_entry *entry,
-                         const struct bench_spread *spread, const char *unit) {
+                         const struct bench_spread *spread, const char *unit, double scale) {
     json_t *object = json_pack(
         "{s:s, s:s, s:s, s:s, s:o, s:o, s:i, s:I, s:b, s:s, s:f, s:f, s:f}", "section",
         entry->section, "op", entry->op, "variant", entry->variant, "kernel_path",
@@ -182,6 +192,7 @@ static void append_entry(struct ops_report *report, const struct ops_entry *entr
         batch_json(entry->lengths, &entry->rig->batch), "repeats", (int)entry->repeats, "times",
         (json_int_t)entry->times, "derived", entry->times == 0, "unit", unit, "median",
         spread->median, "min", spread->min, "max", spread->max);
+    set(report, object, "samples", samples_json(report, entry->samples, entry->repeats, scale));
     if (entry->threads > 0) {
         set(report, object, "threads", json_integer(entry->threads));
     }
@@ -257,7 +268,7 @@ void ops_report_add(struct ops_report *report, const struct ops_entry *entry) {
     const char *unit = entry->unit != NULL ? entry->unit : "us";
     double scale = entry->unit != NULL ? 1.0 : 1e6;
     spread = (struct bench_spread){spread.median * scale, spread.min * scale, spread.max * scale};
-    append_entry(report, entry, &spread, unit);
+    append_entry(report, entry, &spread, unit, scale);
     if (entry->rates) {
         print_rates(report, entry, &spread);
     } else {
@@ -275,6 +286,7 @@ void ops_report_peak(struct ops_report *report, const char *isa, uint32_t thread
     set(report, peak, "threads", json_integer(threads));
     set(report, peak, "lengths", json_string(lengths));
     set(report, peak, "unit", json_string("GFLOP/s"));
+    set(report, peak, "samples", samples_json(report, rates, repeats, 1e-9));
     append(report, report->peaks, peak);
     fprintf(report->table, "multiply-add peak of %s, %u thread%s: %.1f GFLOP/s (%.1f to %.1f)\n",
             isa, threads, threads == 1 ? "" : "s", spread.median, spread.min, spread.max);
@@ -290,7 +302,7 @@ void ops_report_bar(struct ops_report *report, const struct ops_entry *entry) {
                      (json_int_t)entry->threads, "lengths", entry->lengths, "hidden",
                      (json_int_t)hidden, "sequences", (json_int_t)batch->sequences, "tokens",
                      (json_int_t)batch->total_tokens, "gflops", spread_json(&rates.gflops),
-                     "peak_gflops", number(1e-9 * entry->peak), "share",
+                     "peak_gflops", bench_json_number(1e-9 * entry->peak), "share",
                      spread_json(&rates.share)));
     fprintf(report->table,
             "recurrent kernels, forward + backward, H = %u, batch %u, %s, %s, %u thread%s: "

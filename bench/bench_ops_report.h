@@ -1,15 +1,16 @@
 /* bench_ops_report.h - what `cairn bench ops` measured, as JSON and as a table.
  *
  * JSON: {"program", "version", "benchmark", "format", "device", "description", "build",
- * "figures_of": "gpu" | "cpu" | "simulated device", "simulated", "repeats", "length_sets": {name:
- * [lengths]}, "absent": [{...}], "failures": [{...}], "peaks": [{"isa", "threads", "lengths",
- * "unit", "median", "min", "max"}], "bars": [{"variant", "kernel_path", "threads", "lengths",
- * "hidden", "sequences", "tokens", "gflops", "peak_gflops", "share"}], "entries": [{"section",
- * "op", "variant", "kernel_path", "shape": {...}, "batch": {"lengths", "sequences", "tokens",
- * "longest"}, "repeats", "times", "derived", "unit", "median", "min", "max"}]}. `times`: how often
- * in one sample; `derived`: a difference of measured samples. Entries have "threads" on the CPU,
- * "ns_per_token" and "gflops" where operations are counted (bench_ops_count.h), "peak_share" where
- * the peak of multiply-add was measured beside them. Rates, shares: {"median", "min", "max"};
+ * "figures_of": "gpu" | "cpu" | "simulated device", "simulated", "repeats", "machine": {...} and
+ * "options": {name: text} as in bench_report.h, "length_sets": {name: [lengths]}, "absent":
+ * [{...}], "failures": [{...}], "peaks": [{"isa", "threads", "lengths", "unit", "median", "min",
+ * "max", "samples"}], "bars": [{"variant", "kernel_path", "threads", "lengths", "hidden",
+ * "sequences", "tokens", "gflops", "peak_gflops", "share"}], "entries": [{"section", "op",
+ * "variant", "kernel_path", "shape": {...}, "batch": {"lengths", "sequences", "tokens", "longest"},
+ * "repeats", "times", "derived", "unit", "median", "min", "max", "samples": [...]}]}. `times`: how
+ * often in one sample; `derived`: a difference of measured samples. Entries have "threads" on the
+ * CPU, "ns_per_token" and "gflops" where operations are counted (bench_ops_count.h), "peak_share"
+ * where the peak of multiply-add was measured beside them. Rates, shares: {"median", "min", "max"};
  * "peak_gflops" is the fastest repeat of the peak.
  *
  * THREADS: the caller's. Memory that runs out on the way shows at ops_report_write.
@@ -22,6 +23,7 @@
 
 #include "bench/bench_clock.h"
 #include "bench/bench_rig.h"
+#include "host/options.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -29,11 +31,12 @@ extern "C" {
 
 struct ops_report;
 
-/* `be` only names the device. The table goes to `table`, line by line as entries come; `json`: file
- * of the JSON, "" for none. STATUS_OUTPUT when the file cannot be created, before anything is
- * measured. */
-MUST_USE enum status ops_report_create(const struct backend *be, unsigned repeats, const char *json,
-                                       FILE *table, struct ops_report **out, struct error *err);
+/* `be` only names the device. The table goes to `table`, line by line as entries come; `options`
+ * name the file of the JSON, "" for none, and must outlive the report; `repeats`: as taken.
+ * STATUS_OUTPUT when the file cannot be created, before anything is measured. */
+MUST_USE enum status ops_report_create(const struct backend *be, const struct options *options,
+                                       unsigned repeats, FILE *table, struct ops_report **out,
+                                       struct error *err);
 void ops_report_free(struct ops_report *report); /* NULL is fine */
 
 struct ops_entry {

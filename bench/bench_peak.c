@@ -1,5 +1,6 @@
 #include "bench/bench_peak.h"
 
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,11 @@ struct bench_peak {
     uint32_t threads;
     uint64_t rounds; /* of each thread in a run */
     double flops;    /* of a run */
+    double spent;    /* seconds of all runs so far */
     atomic_uint arrived;
+    struct stretch {
+        double begin, end;
+    } * stretches; /* [threads] of the latest run */
 };
 
 static const struct cpu_probe *find_probe(const char *isa) {
@@ -25,18 +30,32 @@ static const struct cpu_probe *find_probe(const char *isa) {
     return cpu_probe_find(isa);
 }
 
-/* A thread that waits here cannot take a second task: each gets one, and all begin together. */
+/* A thread that waits here cannot take a second task: each gets one, and all begin together. On a
+ * machine that is busy the one they wait for may need the core of one that waits. */
 static void wait_for_all(struct bench_peak *peak) {
     atomic_fetch_add(&peak->arrived, 1);
     while (atomic_load(&peak->arrived) < peak->threads) {
+        sched_yield();
     }
 }
 
 static void run_one_thread(void *context, uint32_t index) {
-    (void)index;
     struct bench_peak *peak = context;
     wait_for_all(peak);
+    peak->stretches[index].begin = bench_clock_now();
     (void)peak->probe->multiply_add(peak->rounds);
+    peak->stretches[index].end = bench_clock_now();
+}
+
+/* From the first thread that begins to the last that ends: waking them up is no part of it. */
+static double seconds_of_run(const struct bench_peak *peak) {
+    struct stretch all = peak->stretches[0];
+    for (uint32_t i = 1; i < peak->threads; i++) {
+        const struct stretch *one = &peak->stretches[i];
+        all.begin = one->begin < all.begin ? one->begin : all.begin;
+        all.end = one->end > all.end ? one->end : all.end;
+    }
+    return all.end - all.begin;
 }
 
 enum status bench_peak_run(void *context, struct error *err) {
@@ -44,6 +63,7 @@ enum status bench_peak_run(void *context, struct error *err) {
     struct bench_peak *peak = context;
     atomic_store(&peak->arrived, 0);
     cpu_pool_run(peak->pool, peak->threads, run_one_thread, peak);
+    peak->spent += seconds_of_run(peak);
     return STATUS_OK;
 }
 
@@ -80,7 +100,10 @@ enum status bench_peak_create(const char *isa, uint32_t threads, double run_seco
     peak->probe = probe;
     peak->threads = threads > 0 ? threads : backend_cpu_default_threads();
     atomic_init(&peak->arrived, 0);
-    enum status status = cpu_pool_create(peak->threads, &peak->pool, err);
+    peak->stretches = calloc(peak->threads, sizeof *peak->stretches);
+    enum status status = peak->stretches != NULL
+                             ? cpu_pool_create(peak->threads, &peak->pool, err)
+                             : error_set(err, STATUS_MEMORY, "out of memory for a benchmark");
     if (status != STATUS_OK) {
         bench_peak_free(peak);
         return status;
@@ -93,12 +116,17 @@ enum status bench_peak_create(const char *isa, uint32_t threads, double run_seco
 void bench_peak_free(struct bench_peak *peak) {
     if (peak != NULL) {
         cpu_pool_free(peak->pool);
+        free(peak->stretches);
         free(peak);
     }
 }
 
 double bench_peak_flops(const struct bench_peak *peak) {
     return peak->flops;
+}
+
+const double *bench_peak_spent(const struct bench_peak *peak) {
+    return &peak->spent;
 }
 
 const char *bench_peak_isa(const struct bench_peak *peak) {
@@ -115,7 +143,8 @@ enum status bench_peak_measure(const char *isa, uint32_t threads, double seconds
     struct bench_peak *peak;
     double samples[RUNS];
     TRY(bench_peak_create(isa, threads, seconds / (RUNS + 2), &peak, err)); /* 2 to warm up */
-    struct bench_subject subject = {bench_peak_run, bench_peak_finish, peak, 1, samples, 0};
+    struct bench_subject subject = {bench_peak_run,        bench_peak_finish, peak, 1, samples, 0,
+                                    bench_peak_spent(peak)};
     const struct bench_effort effort = {.repeats = RUNS, .sample_seconds = 0.0, .times_max = 1};
     enum status status = bench_clock_run(&subject, 1, &effort, err);
     if (status == STATUS_OK) {

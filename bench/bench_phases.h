@@ -34,7 +34,7 @@ extern "C" {
 
 enum bench_phase {
     BENCH_PHASE_WORDS,     /* range "words" of lstm_forward */
-    BENCH_PHASE_FORWARD,   /* lstm_forward, the rest of it */
+    BENCH_PHASE_FORWARD,   /* lstm_forward, the rest: each token's row of words is gathered here */
     BENCH_PHASE_HEAD,      /* head_forward_backward */
     BENCH_PHASE_BACKWARD,  /* lstm_backward */
     BENCH_PHASE_EMBEDDING, /* embedding_grad */

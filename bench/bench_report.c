@@ -6,10 +6,10 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "bench/bench_clock.h"
+#include "bench/bench_json.h"
 #include "host/base/text.h"
 
 struct bench_report {
@@ -34,51 +34,19 @@ static json_t *add(struct bench_report *report, json_t *object, const char *name
     return value;
 }
 
-static json_t *number(double value) {
-    return isfinite(value) ? json_real(value) : json_null();
+static json_t *text(const char *bytes) {
+    return bench_json_text(bytes, strlen(bytes));
 }
 
 /* ---- the machine -------------------------------------------------------------------------- */
 
-/* What /proc/cpuinfo calls the first processor, or the architecture. */
-static void read_processor(char *out, size_t capacity) {
-    struct utsname name;
-    char line[256];
-    snprintf(out, capacity, "%s", uname(&name) == 0 ? name.machine : "unknown");
-    FILE *file = fopen("/proc/cpuinfo", "r");
-    while (file != NULL && fgets(line, sizeof line, file) != NULL) {
-        const char *colon = strchr(line, ':');
-        if (strncmp(line, "model name", strlen("model name")) == 0 && colon != NULL) {
-            size_t skipped = strspn(colon + 1, " ");
-            snprintf(out, capacity, "%.*s", (int)strcspn(colon + 1 + skipped, "\n"),
-                     colon + 1 + skipped);
-            break;
-        }
-    }
-    if (file != NULL) {
-        fclose(file);
-    }
-}
-
 static void add_machine(struct bench_report *report) {
-    char processor[256], system[sizeof(struct utsname)];
-    struct utsname name;
-    uint32_t cores = backend_cpu_default_threads();
-    double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-    read_processor(processor, sizeof processor);
-    snprintf(system, sizeof system, "unknown");
-    if (uname(&name) == 0) {
-        snprintf(system, sizeof system, "%s %s %s", name.sysname, name.release, name.machine);
-    }
-    json_t *machine = add(report, report->root, "machine", json_object());
-    add(report, machine, "processor", json_string(processor));
-    add(report, machine, "cores", json_integer(cores));
-    add(report, machine, "memory_bytes", number(memory));
-    add(report, machine, "system", json_string(system));
+    struct bench_machine machine;
+    add(report, report->root, "machine", bench_json_machine(&machine));
     fprintf(report->table, "%s: %llu repeat%s, median (least to most)\n%-22s %s, %u core%s\n",
             command_name(report->options->command), (unsigned long long)report->options->repeats,
-            report->options->repeats == 1 ? "" : "s", "processor", processor, cores,
-            cores == 1 ? "" : "s");
+            report->options->repeats == 1 ? "" : "s", "processor", machine.processor, machine.cores,
+            machine.cores == 1 ? "" : "s");
 }
 
 static void add_device(struct bench_report *report, const struct backend *be, uint32_t threads) {
@@ -88,40 +56,23 @@ static void add_device(struct bench_report *report, const struct backend *be, ui
     }
     json_t *device = add(report, report->root, "device", json_object());
     add(report, device, "name", json_string(be->device));
-    add(report, device, "description", json_string(be->description));
+    add(report, device, "description", text(be->description));
     add(report, device, "kernel_path", json_string(be->kernel_path));
     add(report, device, "threads", threads > 0 ? json_integer(threads) : json_null());
     fprintf(report->table, "%-22s %s\n", "device", be->description);
 }
 
-/* Every option of the benchmark, as options_write has it: "name = value" a line. */
-static void add_options(struct bench_report *report) {
-    struct text text = {0};
-    json_t *options = add(report, report->root, "options", json_object());
-    options_write(report->options, &text);
-    report->failed = report->failed || text.failed;
-    for (char *line = text.failed ? NULL : text.bytes; line != NULL && *line != '\0';) {
-        char *end = line + strcspn(line, "\n"), *equals = strstr(line, " = ");
-        if (equals != NULL && equals < end) {
-            char name[64];
-            snprintf(name, sizeof name, "%.*s", (int)(equals - line), line);
-            add(report, options, name, json_stringn(equals + 3, (size_t)(end - equals - 3)));
-        }
-        line = *end == '\0' ? NULL : end + 1;
-    }
-    text_free(&text);
-}
-
 /* ---- facts and figures -------------------------------------------------------------------- */
 
 void bench_report_fact(struct bench_report *report, const char *name, const char *format, ...) {
-    char words[512];
+    char words[512], shown[4 * sizeof words];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(words, sizeof words, format, arguments);
     va_end(arguments);
-    add(report, report->facts, name, json_string(words));
-    fprintf(report->table, "%-22s %s\n", name, words);
+    text_escape(words, strlen(words), shown, sizeof shown); /* a path may hold anything */
+    add(report, report->facts, name, text(words));
+    fprintf(report->table, "%-22s %s\n", name, shown);
 }
 
 /* Four digits that count, and no fraction of what is large. */
@@ -135,7 +86,7 @@ void bench_report_number(struct bench_report *report, const char *name, double v
                          const char *unit) {
     char shown[32];
     print_number(shown, value);
-    add(report, report->facts, name, number(value));
+    add(report, report->facts, name, bench_json_number(value));
     fprintf(report->table, "%-22s %s%s%s\n", name, shown, unit[0] == '\0' ? "" : " ", unit);
 }
 
@@ -165,7 +116,8 @@ void bench_report_figure(struct bench_report *report, const char *name, const ch
     json_t *list = json_array();
     for (unsigned i = 0; i < count; i++) {
         scaled[i] = samples[i] * scale;
-        report->failed = json_array_append_new(list, number(scaled[i])) != 0 || report->failed;
+        report->failed =
+            json_array_append_new(list, bench_json_number(scaled[i])) != 0 || report->failed;
     }
     struct bench_spread spread = bench_clock_spread(scaled, count);
     if (!report->quiet) {
@@ -175,9 +127,9 @@ void bench_report_figure(struct bench_report *report, const char *name, const ch
     add(report, figure, "section", json_string(report->section));
     add(report, figure, "name", json_string(name));
     add(report, figure, "unit", json_string(unit));
-    add(report, figure, "median", number(spread.median));
-    add(report, figure, "min", number(spread.min));
-    add(report, figure, "max", number(spread.max));
+    add(report, figure, "median", bench_json_number(spread.median));
+    add(report, figure, "min", bench_json_number(spread.min));
+    add(report, figure, "max", bench_json_number(spread.max));
     add(report, figure, "samples", list);
     report->failed = json_array_append_new(report->figures, figure) != 0 || report->failed;
 }
@@ -218,7 +170,7 @@ enum status bench_report_create(const struct options *options, const struct back
     add(report, report->root, "format", json_integer(1));
     add_machine(report);
     add_device(report, be, threads);
-    add_options(report);
+    add(report, report->root, "options", bench_json_options(options));
     add(report, report->root, "repeats", json_integer((json_int_t)options->repeats));
     report->facts = add(report, report->root, "facts", json_object());
     report->figures = add(report, report->root, "figures", json_array());

@@ -5,7 +5,7 @@
  * "memory_bytes", "system"}, "device": {"name", "description", "kernel_path", "threads"} or null,
  * "options": {name: text}, "repeats", "facts": {name: text or number}, "figures": [{"section",
  * "name", "unit", "median", "min", "max", "samples": [...]}]}. A figure is found by section and
- * name, which are unique together.
+ * name, which are unique together. Texts that are not UTF-8 are escaped (bench_json.h).
  *
  * Usage:
  *     struct bench_report *report;

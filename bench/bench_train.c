@@ -3,9 +3,19 @@
  *
  * Every repeat takes, in turns, an epoch (or its first --steps batches) as `cairn train` runs it,
  * the same once more with its phases timed (bench_phases.h), an evaluation of the test part, and in
- * between the machine's peak of multiply-add (bench_peak.h), so that a slow stretch of the machine
- * hits all of them. Totals come from the pass without phases. What is counted as an operation is
- * documented in bench_train_run.h. */
+ * between the machine's peak of multiply-add (bench_peak.h): that of its best instruction set, on
+ * as many threads as the kernels have, whatever --isa says. Shares are of its fastest repeat, as
+ * those of `bench ops` are: whatever else the machine does can only slow the peak down, and must
+ * not make a share larger. Totals come from the pass without phases. What is counted as an
+ * operation is documented in bench_train_run.h.
+ *
+ * Phases: `words` is the table of the distinct words of a batch; taking each token's row from it
+ * happens inside `forward`, and is a part of that. `update` is the norm of the gradients and Adam.
+ * `wait for batches` is how long the trainer stood still because the batcher's thread, which puts
+ * batches together beside it, had none ready. "forward and backward" has the operations of the
+ * recurrence over the time of `words`, `forward` and `backward`, which is what `bench ops` times
+ * as lstm_forward and lstm_backward. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -27,7 +37,7 @@ struct repeat {
     struct bench_train_pass pass, phased;
     double phases[BENCH_PHASE_COUNT];
     uint64_t calls[BENCH_PHASE_COUNT];
-    double peak, phased_peak; /* operations per second around each of the passes; 0: none */
+    double peak; /* the fastest of its runs, operations per second; 0: none */
     double evaluation;
 };
 
@@ -39,18 +49,20 @@ struct train_bench {
     struct bench_report *report;
     unsigned repeats;
     struct repeat *found; /* [repeats] */
+    double peak_rate;     /* the fastest of all repeats */
 };
 
 /* ---- measuring ---------------------------------------------------------------------------- */
 
-static enum status time_peak(struct train_bench *bench, double *seconds, struct error *err) {
-    *seconds = 0.0;
+static enum status time_peak(struct train_bench *bench, struct repeat *repeat, struct error *err) {
     if (bench->peak == NULL) {
         return STATUS_OK;
     }
-    double begin = bench_clock_now();
+    double before = *bench_peak_spent(bench->peak);
     TRY(bench_peak_run(bench->peak, err));
-    *seconds = bench_clock_now() - begin;
+    double rate = bench_peak_flops(bench->peak) / (*bench_peak_spent(bench->peak) - before);
+    repeat->peak = fmax(repeat->peak, rate);
+    bench->peak_rate = fmax(bench->peak_rate, rate);
     return STATUS_OK;
 }
 
@@ -67,18 +79,12 @@ static enum status run_phased(struct train_bench *bench, uint64_t epoch, struct 
 
 static enum status measure_repeat(struct train_bench *bench, unsigned index, struct error *err) {
     struct repeat *repeat = &bench->found[index];
-    double peaks[3];
     TRY(bench_train_run_work(bench->run, index, &repeat->work, err));
-    TRY(time_peak(bench, &peaks[0], err));
+    TRY(time_peak(bench, repeat, err));
     TRY(bench_train_run_pass(bench->run, index, false, &repeat->pass, err));
-    TRY(time_peak(bench, &peaks[1], err));
+    TRY(time_peak(bench, repeat, err));
     TRY(run_phased(bench, index, repeat, err));
-    TRY(time_peak(bench, &peaks[2], err));
-    if (bench->peak != NULL) {
-        double flops = 2.0 * bench_peak_flops(bench->peak);
-        repeat->peak = flops / (peaks[0] + peaks[1]);
-        repeat->phased_peak = flops / (peaks[1] + peaks[2]);
-    }
+    TRY(time_peak(bench, repeat, err));
     if (bench_train_run_corpora(bench->run)->validation.examples > 0) {
         TRY(bench_train_run_evaluate(bench->run, &repeat->evaluation, err));
     }
@@ -136,7 +142,17 @@ static double peak_rate(const struct train_bench *bench, const struct repeat *re
 }
 
 static double pass_share(const struct train_bench *bench, const struct repeat *repeat) {
-    return 100.0 * recurrence_rate(bench, repeat) / peak_rate(bench, repeat);
+    return 1e11 * recurrence_rate(bench, repeat) / bench->peak_rate;
+}
+
+static double saves_made(const struct train_bench *bench, const struct repeat *repeat) {
+    (void)bench;
+    return (double)repeat->pass.saves;
+}
+
+static double saves_skipped(const struct train_bench *bench, const struct repeat *repeat) {
+    (void)bench;
+    return (double)repeat->pass.skipped;
 }
 
 static void report_training(struct train_bench *bench) {
@@ -148,15 +164,20 @@ static void report_training(struct train_bench *bench) {
     figure(bench, "examples", "examples/s", examples_rate);
     figure(bench, "recurrence", "GFLOP/s", recurrence_rate);
     figure(bench, "all products", "GFLOP/s", products_rate);
+    if (bench->options->save_checkpoints_steps > 0) { /* none is due without */
+        figure(bench, "saves", "a pass", saves_made);
+        figure(bench, "skipped saves", "a pass", saves_skipped);
+    }
     if (bench->peak != NULL) {
         figure(bench, "multiply-add peak", "GFLOP/s", peak_rate);
         figure(bench, "recurrence of peak", "%", pass_share);
     }
 }
 
-/* Forward and backward alone, as the phases have them: elementwise work included. */
+/* lstm_forward and lstm_backward, with the elementwise work and the products of the input. */
 static double recurrence_seconds(const struct repeat *repeat) {
-    return repeat->phases[BENCH_PHASE_FORWARD] + repeat->phases[BENCH_PHASE_BACKWARD];
+    return repeat->phases[BENCH_PHASE_WORDS] + repeat->phases[BENCH_PHASE_FORWARD] +
+           repeat->phases[BENCH_PHASE_BACKWARD];
 }
 
 static double kernels_rate(const struct train_bench *bench, const struct repeat *repeat) {
@@ -165,7 +186,7 @@ static double kernels_rate(const struct train_bench *bench, const struct repeat 
 }
 
 static double kernels_share(const struct train_bench *bench, const struct repeat *repeat) {
-    return 1e11 * kernels_rate(bench, repeat) / repeat->phased_peak;
+    return 1e11 * kernels_rate(bench, repeat) / bench->peak_rate;
 }
 
 static double phased_per_step(const struct repeat *repeat, double seconds) {
@@ -207,6 +228,16 @@ static double save_us(const struct train_bench *bench, const struct repeat *repe
     return 1e6 * repeat->phased.save_seconds_max;
 }
 
+static double phased_saves_made(const struct train_bench *bench, const struct repeat *repeat) {
+    (void)bench;
+    return (double)repeat->phased.saves;
+}
+
+static double phased_saves_skipped(const struct train_bench *bench, const struct repeat *repeat) {
+    (void)bench;
+    return (double)repeat->phased.skipped;
+}
+
 static void report_operations(struct train_bench *bench) {
     double samples[BENCH_REPEATS_MAX];
     for (enum bench_phase phase = 0; phase < BENCH_PHASE_COUNT; phase++) {
@@ -227,6 +258,10 @@ static void report_phases(struct train_bench *bench) {
     figure(bench, "snapshots", "ms/step", save_ms);
     figure(bench, "rest", "ms/step", rest_ms);
     figure(bench, "all of it", "ms/step", phased_ms);
+    figure(bench, "saves", "a pass", phased_saves_made);
+    if (bench->options->save_checkpoints_steps > 0) { /* the one at the end is never skipped */
+        figure(bench, "skipped saves", "a pass", phased_saves_skipped);
+    }
     figure(bench, "longest stall of a save", "us", save_us);
     figure(bench, "order, in background", "ms/epoch", order_ms);
     figure(bench, "forward and backward", "GFLOP/s", kernels_rate);
@@ -277,7 +312,11 @@ static void report_facts(struct train_bench *bench) {
     if (getrusage(RUSAGE_SELF, &usage) == 0) {
         bench_report_number(bench->report, "peak memory", (double)usage.ru_maxrss / 1024.0, "MiB");
     }
-    if (bench->peak == NULL) {
+    if (bench->peak != NULL) {
+        bench_report_fact(bench->report, "multiply-add peak", "of %s, %u thread%s",
+                          bench_peak_isa(bench->peak), bench_peak_threads(bench->peak),
+                          bench_peak_threads(bench->peak) == 1 ? "" : "s");
+    } else {
         bench_report_fact(bench->report, "multiply-add peak", "not measured on %s%s",
                           bench->be->device,
                           simulated ? ", a simulated device: its times mean nothing" : "");
@@ -298,7 +337,7 @@ static enum status open_bench(struct train_bench *bench, struct error *err) {
     TRY(bench_report_create(options, bench->be, on_cpu(bench) ? threads : 0, stdout, &bench->report,
                             err));
     if (on_cpu(bench)) {
-        TRY(bench_peak_create(options->isa, threads, peak_seconds, &bench->peak, err));
+        TRY(bench_peak_create("auto", threads, peak_seconds, &bench->peak, err));
     }
     bench->found = calloc(bench->repeats, sizeof *bench->found);
     CHECK(bench->found != NULL, err, STATUS_MEMORY, "out of memory for the figures");

@@ -296,6 +296,8 @@ static enum status save(struct bench_train_run *run, bool must, struct bench_tra
     if (outcome == SAVE_ACCEPTED) {
         pass->saves++;
         pass->save_seconds_max = fmax(pass->save_seconds_max, seconds);
+    } else {
+        pass->skipped++;
     }
     return STATUS_OK;
 }

@@ -61,6 +61,7 @@ struct bench_train_pass {
     double batch_seconds; /* of that: waiting for batches */
     double save_seconds;  /* of that: saves, as long as they held the trainer up */
     uint64_t saves;       /* that were accepted */
+    uint64_t skipped;     /* that were due while both snapshots were taken */
     double save_seconds_max; /* the longest of them */
 };
 

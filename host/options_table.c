@@ -183,7 +183,8 @@ const struct option_row option_rows[] = {
      .help = "train up to this epoch, counted from the very start", .commands = TRAIN,
      .group = GROUP_TRAINING},
     {ROW("steps", steps, U64, "N", "0", FREE), FROM(0),
-     .help = "train for this many batches in this call (bench: in each repeat); 0 = no limit",
+     .help = "train for this many batches in this call; 0 = no limit (bench: in each repeat, at "
+             "most an epoch; 0 = an epoch)",
      .commands = TRAIN | BENCH_TRAIN, .group = GROUP_TRAINING},
     {ROW("max-steps", max_steps, U64, "N", "0", FREE), FROM(0),
      .help = "train up to this batch, counted from the very start; 0 = no limit; not with --steps",

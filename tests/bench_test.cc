@@ -2,6 +2,7 @@
 // counts and takes turns as it says, that operations are
 // counted as the mathematics says, and that `cairn bench ops` reports what it measured and on what.
 #include <cmath>
+#include <csignal>
 #include <cstdint>
 #include <map>
 #include <numeric>
@@ -14,6 +15,7 @@
 #include "bench/bench_lengths.h"
 #include "bench/bench_ops_count.h"
 #include "bench/bench_peak.h"
+#include "host/base/stop.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_probe.h"
 #include "tests/support/process.h"
@@ -77,8 +79,9 @@ TEST(BenchClock, TakesTurnsAndCounts) {
     std::string log;
     Counted a{'a', &log}, b{'b', &log};
     double samples[2][3];
-    bench_subject subjects[] = {{Counted::enqueue, Counted::finish, &a, 1, samples[0], 0},
-                                {Counted::enqueue, Counted::finish, &b, 16, samples[1], 0}};
+    bench_subject subjects[] = {
+        {Counted::enqueue, Counted::finish, &a, 1, samples[0], 0, nullptr},
+        {Counted::enqueue, Counted::finish, &b, 16, samples[1], 0, nullptr}};
     const bench_effort effort = {3, 0.0, 100};
     ASSERT_EQ(bench_clock_run(subjects, 2, &effort, nullptr), STATUS_OK);
     // Two calls to warm up, then one a sample, each between two waits.
@@ -91,7 +94,7 @@ TEST(BenchClock, RepeatsWhatIsShort) {
     std::string log;
     Counted a{'a', &log};
     double samples[1];
-    bench_subject subject = {Counted::enqueue, Counted::finish, &a, 1, samples, 0};
+    bench_subject subject = {Counted::enqueue, Counted::finish, &a, 1, samples, 0, nullptr};
     const bench_effort effort = {1, 3600.0, 50}; // no call takes an hour: the limit decides
     ASSERT_EQ(bench_clock_run(&subject, 1, &effort, nullptr), STATUS_OK);
     EXPECT_EQ(subject.times, 50u);
@@ -102,11 +105,46 @@ TEST(BenchClock, FailuresComeBack) {
     std::string log;
     Counted a{'a', &log};
     double samples[1];
-    bench_subject subject = {Counted::fail, Counted::finish, &a, 1, samples, 0};
+    bench_subject subject = {Counted::fail, Counted::finish, &a, 1, samples, 0, nullptr};
     const bench_effort effort = {1, 0.0, 1};
     struct error err = {};
     EXPECT_EQ(bench_clock_run(&subject, 1, &effort, &err), STATUS_DEVICE);
     EXPECT_STREQ(err.message, "it broke");
+}
+
+// Says how long it took, and stops the process at its fourth call.
+struct Stopping {
+    int calls;
+    double spent;
+    static enum status enqueue(void *context, struct error *) {
+        auto *self = static_cast<Stopping *>(context);
+        self->spent += 2.0;
+        if (++self->calls == 4) {
+            stop_raise(SIGTERM);
+        }
+        return STATUS_OK;
+    }
+    static enum status finish(void *, struct error *) { return STATUS_OK; }
+};
+
+TEST(BenchClock, TakesTheSecondsThatASubjectCounts) {
+    Stopping a{};
+    double samples[1];
+    bench_subject subject = {Stopping::enqueue, Stopping::finish, &a, 1, samples, 0, &a.spent};
+    const bench_effort effort = {1, 0.0, 1};
+    ASSERT_EQ(bench_clock_run(&subject, 1, &effort, nullptr), STATUS_OK);
+    EXPECT_DOUBLE_EQ(samples[0], 2.0);
+}
+
+TEST(BenchClock, StopsAfterTheSampleThatIsBeingTaken) {
+    Stopping a{};
+    double samples[9];
+    bench_subject subject = {Stopping::enqueue, Stopping::finish, &a, 1, samples, 0, nullptr};
+    const bench_effort effort = {9, 0.0, 1};
+    struct error err = {};
+    EXPECT_EQ(bench_clock_run(&subject, 1, &effort, &err), STATUS_STOPPED);
+    EXPECT_EQ(a.calls, 4);
+    stop_reset();
 }
 
 TEST(BenchClock, Spread) {
@@ -152,7 +190,10 @@ TEST(BenchPeak, CountsWhatAllThreadsDo) {
         EXPECT_GE(rounds, 1.0);
         EXPECT_DOUBLE_EQ(rounds, std::round(rounds)) << "the same number on each thread";
         EXPECT_EQ(bench_peak_run(peak, &err), STATUS_OK);
+        const double once = *bench_peak_spent(peak);
+        EXPECT_GT(once, 0.0);
         EXPECT_EQ(bench_peak_run(peak, &err), STATUS_OK);
+        EXPECT_GT(*bench_peak_spent(peak), once);
         bench_peak_free(peak);
     }
 }
@@ -220,6 +261,9 @@ TEST_F(BenchOps, ReportsTheCpuAsTheCpu) {
     EXPECT_EQ(text(root, "figures_of"), "cpu");
     EXPECT_EQ(json_array_size(array("failures")), 0u);
     EXPECT_EQ(json_object_size(array("length_sets")), 2u);
+    EXPECT_NE(text(array("machine"), "processor"), "");
+    EXPECT_GE(number(array("machine"), "cores"), 1.0);
+    EXPECT_EQ(text(array("options"), "device"), "cpu");
     for (const char *section : {"recurrence", "batch", "ragged", "step", "save"}) {
         EXPECT_FALSE(variants(section).empty()) << section;
     }
@@ -229,6 +273,13 @@ TEST_F(BenchOps, ReportsTheCpuAsTheCpu) {
     json_array_foreach(array("entries"), i, entry) {
         const double median = number(entry, "median");
         EXPECT_TRUE(std::isfinite(median)) << i;
+        json_t *samples = json_object_get(entry, "samples");
+        ASSERT_EQ(json_array_size(samples), number(entry, "repeats")) << text(entry, "op");
+        if (json_array_size(samples) == 2) {
+            const double a = json_number_value(json_array_get(samples, 0)),
+                         b = json_number_value(json_array_get(samples, 1));
+            EXPECT_NEAR((a + b) / 2.0, median, 1e-4 * (std::fabs(a) + std::fabs(b)));
+        }
         // Differences of times may be negative where times are tiny.
         if (text(entry, "unit") == "us" && json_is_false(json_object_get(entry, "derived"))) {
             EXPECT_GT(median, 0.0) << text(entry, "op");
@@ -288,6 +339,19 @@ TEST_F(BenchOps, TakesTheSizesThatAreAskedFor) {
     }
 }
 
+TEST(BenchOpsProgram, StopsOnTheFirstSignal) {
+    TemporaryDirectory directory;
+    const std::string path = directory.file("ops.json");
+    ProcessOptions options;
+    options.arguments = words("bench ops --device cpu --json " + path);
+    Process bench(options);
+    ASSERT_TRUE(bench.wait_for([&] { return exists(path); })); // it is about to measure
+    bench.signal(SIGTERM);
+    EXPECT_EQ(bench.wait(), 75) << bench.err();
+    EXPECT_TRUE(contains(bench.err(), "stopped by a signal")) << bench.err();
+    EXPECT_FALSE(exists(path));
+}
+
 TEST(BenchOpsProgram, ExitCodes) {
     EXPECT_EQ(ops("--help").code, 0);
     EXPECT_EQ(ops("--device gpu").code, 2);
@@ -295,7 +359,7 @@ TEST(BenchOpsProgram, ExitCodes) {
     EXPECT_EQ(ops("--section nothing").code, 2);
     EXPECT_EQ(ops("--device cpu --section operations").code, 2); // a GPU's
     EXPECT_EQ(ops("--vocabulary-size 0").code, 2);
-    EXPECT_EQ(ops("--batch-size 5000").code, 2);
+    EXPECT_EQ(ops("--batch-size 1025").code, 2);
     EXPECT_EQ(ops("--device cpu --isa z80").code, 69);
     EXPECT_EQ(ops("--device cpu --isa portable,portable").code, 69);
     EXPECT_EQ(ops("--device cuda:99 --quick").code, 69);

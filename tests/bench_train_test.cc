@@ -235,6 +235,7 @@ TEST_F(SmallRun, APassSavesWhatWasAskedFor) {
     bench_train_pass pass;
     ASSERT_EQ(bench_train_run_pass(run_, 0, false, &pass, nullptr), STATUS_OK);
     EXPECT_EQ(pass.saves, 2u);
+    EXPECT_EQ(pass.skipped, 0u);
     EXPECT_GT(pass.seconds, pass.batch_seconds + pass.save_seconds);
     EXPECT_GT(pass.save_seconds_max, 0.0);
     EXPECT_EQ(checkpoint_steps(checkpoints()), std::vector<uint64_t>{2}); // the latest is kept
@@ -320,6 +321,7 @@ TEST_F(BenchTrain, ReportsAllThatItPromises) {
                                                "phases/update",
                                                "phases/wait for batches",
                                                "phases/snapshots",
+                                               "phases/saves",
                                                "phases/all of it",
                                                "phases/longest stall of a save",
                                                "phases/order, in background",
@@ -347,6 +349,44 @@ TEST_F(BenchTrain, ReportsAllThatItPromises) {
     EXPECT_GT(median("training/all products"), median("training/recurrence"));
     EXPECT_NEAR(median("training/recurrence of peak") * median("training/multiply-add peak"),
                 100 * median("training/recurrence"), 1e-6 * 100);
+}
+
+TEST_F(BenchTrain, ReportsSavesMadeAndSkipped) {
+    const std::string path = directory_.file("train.json");
+    const Outcome outcome = bench("--data demo --device cpu --steps 4 --repeats 1 --threads 1 "
+                                  "--isa portable --save-checkpoints-steps 2 --json " +
+                                  path);
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    std::unique_ptr<json_t, void (*)(json_t *)> root(json_load_file(path.c_str(), 0, nullptr),
+                                                     [](json_t *value) { json_decref(value); });
+    ASSERT_NE(root, nullptr);
+    const Figures figures = figures_of(root.get());
+    for (const std::string section : {"training", "phases"}) {
+        ASSERT_EQ(figures.count(section + "/saves"), 1u);
+        ASSERT_EQ(figures.count(section + "/skipped saves"), 1u);
+        EXPECT_EQ(number(figures.at(section + "/saves"), "median") +
+                      number(figures.at(section + "/skipped saves"), "median"),
+                  2.0);
+    }
+    // The peak is the machine's, not that of the instruction set asked for.
+    const std::string peak = json_string_value(
+        json_object_get(json_object_get(root.get(), "facts"), "multiply-add peak"));
+    EXPECT_EQ(peak, std::string("of ") + backend_cpu_isa_names()[0] + ", 1 thread");
+}
+
+// A figure is not lost for the name of a file.
+TEST_F(BenchTrain, PathsNeedNotBeUtf8) {
+    const std::string data = directory_.file("d\xFF.csv"), json = directory_.file("j\xFF.json");
+    write_file(data, "text,label\na b a,0\nb,1\nc d,0\nc c c,1\n");
+    const Outcome outcome = bench("--device cpu --repeats 1 --data " + data + " --json " + json);
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_TRUE(contains(outcome.out, "d\\xFF.csv")) << outcome.out;
+    std::unique_ptr<json_t, void (*)(json_t *)> root(json_load_file(json.c_str(), 0, nullptr),
+                                                     [](json_t *value) { json_decref(value); });
+    ASSERT_NE(root, nullptr);
+    json_t *options = json_object_get(root.get(), "options");
+    EXPECT_TRUE(contains(json_string_value(json_object_get(options, "data")), "d\\xFF.csv"));
+    EXPECT_TRUE(contains(json_string_value(json_object_get(options, "json")), "j\\xFF.json"));
 }
 
 TEST_F(BenchTrain, WholeEpochsAreCalledThat) {

@@ -68,7 +68,7 @@ TEST(Main, BenchListsTheBenchmarks) {
         EXPECT_EQ(help.code, 0);
         EXPECT_EQ(help.err, "");
         EXPECT_EQ(help.out, alone.err);
-        for (const char *name : {"train", "ops", "data"}) {
+        for (const char *name : {"train", "ops", "data", "checkpoint"}) {
             EXPECT_TRUE(contains(help.out, std::string("\n  ") + name + " ")) << help.out;
         }
     }

@@ -396,6 +396,18 @@ TEST_F(Options, BenchmarksHaveDefaultsOfTheirOwn) {
     EXPECT_EQ(bench->repeats, 5u);
     EXPECT_STREQ(bench->json, "");
     EXPECT_STREQ(Parsed(COMMAND_BENCH_DATA, {"--data", "x"})->data, "x");
+    Parsed checkpoint(COMMAND_BENCH_CHECKPOINT, {});
+    ASSERT_EQ(checkpoint.status, STATUS_OK) << checkpoint.message();
+    EXPECT_STREQ(checkpoint->data, "demo");
+    EXPECT_EQ(checkpoint->repeats, 5u);
+    EXPECT_EQ(checkpoint->kills, 5u);
+    EXPECT_EQ(checkpoint->saves, 0u);
+    EXPECT_STREQ(checkpoint->storage, "dir,tmpfs");
+    EXPECT_FALSE(checkpoint->quick);
+    expect_refused(Parsed(COMMAND_BENCH_CHECKPOINT, {"--kills", "1001"}), STATUS_USAGE,
+                   {"--kills", "0 to 1000"});
+    expect_refused(Parsed(COMMAND_BENCH_DATA, {"--kills", "1"}), STATUS_USAGE,
+                   {"--kills", "bench checkpoint"});
     for (const char *bad : {"0", "32", "many"}) {
         expect_refused(Parsed(COMMAND_BENCH_OPS, {"--repeats", bad}), STATUS_USAGE,
                        {"--repeats", "1 to 31"});

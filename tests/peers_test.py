@@ -22,6 +22,7 @@ sys.path.insert(0, str(PEERS))
 import cpu_epoch  # pylint: disable=wrong-import-position
 import peer_plan  # pylint: disable=wrong-import-position
 import peer_worker  # pylint: disable=wrong-import-position
+import whole_process  # pylint: disable=wrong-import-position
 
 CAIRN = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else None
 
@@ -117,6 +118,27 @@ class Statistics(unittest.TestCase):
         self.assertEqual([2.0, 20.0, 2.0], base["seconds"])
         self.assertNotIn("ratio", base)
 
+    def test_a_peer_against_each_of_cairns_rows(self):
+        pairs = [{"a": 6.0, "base": 2.0}, {"base": 2.0, "a": 8.0}, {"a": 12.0, "base": 2.0}]
+        pairs += [{"slow": seconds, "base": 2.0} for seconds in (3.0, 4.0, 5.0)]
+        entries = peer_plan.summarise(["base", "slow", "a"], "base", pairs, 10)
+        expected = {"base": {"ratio": 4.0, "worst": 3.0}, "slow": {"ratio": 8 / 4, "worst": 6 / 5}}
+        self.assertEqual({"a": expected}, peer_plan.compare(["a"], ["base", "slow"], entries, "base"))
+
+
+class Options(unittest.TestCase):
+    def test_counts_start_at_one(self):
+        for parse, option in (
+            (cpu_epoch.parse_arguments, "--repeats"), (cpu_epoch.parse_arguments, "--threads"),
+            (whole_process.parse_arguments, "--repeats"),
+        ):
+            for value in ("0", "-1", "x"):
+                errors = io.StringIO()
+                with self.assertRaises(SystemExit) as ended, contextlib.redirect_stderr(errors):
+                    parse(["aclImdb", option, value])
+                self.assertEqual(2, ended.exception.code)
+                self.assertIn(f"{option}: must be a whole number from 1", errors.getvalue())
+
 
 class Run(unittest.TestCase):
     """The whole script, with the workers of the peers replaced."""
@@ -125,8 +147,11 @@ class Run(unittest.TestCase):
         if CAIRN is None:
             self.skipTest("no program given")
         self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.write_reviews("train")
+
+    def write_reviews(self, part):
         for index in range(12):
-            path = self.folder / "aclImdb" / "train" / ("neg", "pos")[index % 2] / f"{index}_1.txt"
+            path = self.folder / "aclImdb" / part / ("neg", "pos")[index % 2] / f"{index}_1.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("good film " * (index + 1), encoding="utf-8")
 
@@ -168,6 +193,9 @@ class Run(unittest.TestCase):
         self.assertEqual("Fake 1.0", torch["versions"])
         self.assertEqual(2 * sum(range(1, 13)), report["data"]["tokens"])
         self.assertIn("1 of 3 steps, scaled", self.output.getvalue())
+        worst = min(keras["ratios"])
+        self.assertEqual(worst, report["peers_over_cairn"]["keras-mask"]["cairn"]["worst"])
+        self.assertIn(f"({worst:.2f})", self.output.getvalue().partition("peer / Cairn's rows")[2])
 
     def test_waiting_workers_are_stopped(self):
         report = self.run_script(FAKE_WORKER, "--only", "cairn,torch-windows", "--repeats", "3")
@@ -182,6 +210,20 @@ class Run(unittest.TestCase):
         with self.assertRaises(SystemExit) as ended:
             self.run_script("print('ready x', flush=True); input()", "--only", "cairn,torch-padded")
         self.assertIn("worker torch-padded: ended where 'seconds' was expected", str(ended.exception))
+
+    def test_a_whole_process_and_its_predictions(self):
+        self.write_reviews("test")
+        report, output = self.folder / "report.json", io.StringIO()
+        words = [str(self.folder / "aclImdb"), "--cairn", CAIRN, "--repeats", "1", "--json", str(report)]
+        with self.assertRaises(SystemExit), contextlib.redirect_stdout(output):
+            whole_process.main(words)
+        run, = json.loads(report.read_text(encoding="utf-8"))["runs"]
+        self.assertGreater(run["memory_mb"], 1)
+        self.assertEqual([(12, 12), (120, 120)], [(p["lines_in"], p["lines_out"]) for p in run["predict"]])
+        for one in run["predict"]:
+            self.assertGreater(one["memory_mb"], 1)
+            self.assertGreater(one["seconds"], 0)
+        self.assertIn("predict, 120 lines: ", output.getvalue())
 
 
 class Files(unittest.TestCase):

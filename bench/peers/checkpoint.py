@@ -244,7 +244,8 @@ def run_cairn(arguments, directory):
     """One round of Cairn: {mode: CSV row}, {part of a restore: ms}."""
     figures = pathlib.Path(directory, "figures")
     size = f"{arguments.megabytes:g}"
-    # A step as long as the state needs to become durable, as the peers are waited for, too.
+    # The 100 steps of an interval together take longer than the state needs to become durable: each save
+    # begins when the one before has ended, as the peers are waited for, too.
     step = max(1.0, arguments.megabytes * 0.05)
     command = [arguments.cairn, "bench", "checkpoint", "--sizes", size, "--storage", "dir",
         "--dir", directory, "--modes", ",".join(CAIRN_MODES), "--intervals", "100", "--step-ms", str(step),
@@ -261,8 +262,9 @@ def run_cairn(arguments, directory):
 
 def describe(times):
     blocked, total = [1e3 * t[0] for t in times], [1e3 * t[1] for t in times]
-    return {"p50": percentile(blocked, 50), "p99": percentile(blocked, 99), "max": max(blocked),
-        "total": percentile(total, 50)}
+    # Of fewer than 100 it would be the longest.
+    return {"p50": percentile(blocked, 50), "p99": percentile(blocked, 99) if len(blocked) >= 100 else None,
+        "max": max(blocked), "total": percentile(total, 50)}
 
 
 def measure(arguments, workers, directory):
@@ -274,7 +276,8 @@ def measure(arguments, workers, directory):
     for _ in range(arguments.rounds):
         rows, restore = run_cairn(arguments, directory)
         for mode in CAIRN_MODES:
-            row = {key: float(rows[mode][f"stall_{key}_us"]) / 1e3 for key in ("p50", "p99", "max")}
+            fields = {key: rows[mode][f"stall_{key}_us"] for key in ("p50", "p99", "max")}
+            row = {key: float(field) / 1e3 if field else None for key, field in fields.items()}
             row["total"] = float(rows[mode]["durable_p50_ms"])
             results.setdefault(f"cairn {mode}", []).append(row)
         results.setdefault("restore: cairn, verified", []).append({"total": restore["whole"]})
@@ -290,12 +293,14 @@ def measure(arguments, workers, directory):
 def print_table(results):
     print(f"{'saver':34}{'blocked p50':>12}{'p99':>10}{'max':>10}{'total':>12}   ms, medians of rounds")
     for name, rounds in results.items():
-        median = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
+        median = {key: None if None in (r[key] for r in rounds) else statistics.median(r[key] for r in rounds)
+            for key in rounds[0]}
         if "p50" not in median:
             print(f"{name:34}{'':32}{median['total']:12.2f}")
             continue
         synced = "" if SAVERS.get(name, ("", ""))[1] not in NOT_DURABLE else "   not synced to the disk"
-        print(f"{name:34}{median['p50']:12.3f}{median['p99']:10.3f}{median['max']:10.3f}"
+        p99 = "-" if median["p99"] is None else f"{median['p99']:.3f}"
+        print(f"{name:34}{median['p50']:12.3f}{p99:>10}{median['max']:10.3f}"
             f"{median['total']:12.2f}{synced}")
 
 

@@ -4,8 +4,9 @@
 #     bench/peers/checkpoint.sh [--megabytes X | --checkpoint FILE] [--dir DIR] [--rounds N] [--saves N]
 #         [--only torch,safetensors,keras] [--json FILE] [--cairn PATH]
 #
-# All save the same amount of 32-bit weights and Adam moments, drawn in the same way (or, with
-# --checkpoint, the tensors of a checkpoint of Cairn's, whose decoding needs zstd), into the same directory.
+# All save the same amount of 32-bit weights and Adam moments, drawn in the same way, into the same
+# directory. With --checkpoint the peers save the tensors of a checkpoint of Cairn's, whose decoding needs
+# zstd; Cairn's own rows are always of made-up tensors, of the same size.
 # "blocked" is how long the caller waits, "total" how long until everything is written, with those that
 # sync also until it is durable. Each save begins when the one before has ended.
 #

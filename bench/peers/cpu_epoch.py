@@ -52,14 +52,15 @@ def parse_arguments(argv=None):
     add("aclimdb", type=pathlib.Path, help="the unpacked aclImdb folder")
     add("--cairn", default="build/cairn", help="the program (default %(default)s)")
     add("--only", metavar="A,B,...", help="these systems only: " + ", ".join(SYSTEMS))
-    add("--repeats", type=int, default=5, help="rounds (default %(default)s)")
+    add("--repeats", type=peer_plan.at_least_one, default=5, help="rounds (default %(default)s)")
     add("--peer-steps", type=int, default=40, metavar="N", help="the peers train N batches that stand for"
         " the epoch, and their seconds are scaled to it; 0 = the whole epoch (default %(default)s)")
     add("--whole", default="", metavar="A,B,...", help="peers that train whole epochs all the same")
     add("--steps", type=int, default=0, metavar="N", help="a quick look: N batches of every system, Cairn's"
         " too, scaled by their number; 0 = off (default)")
-    add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each (default %(default)s)")
-    add("--batch-size", type=int, default=64)
+    cores = len(os.sched_getaffinity(0))
+    add("--threads", type=peer_plan.at_least_one, default=cores, help="of each (default %(default)s)")
+    add("--batch-size", type=peer_plan.at_least_one, default=64)
     add("--vocabulary-size", type=int, default=1000)
     add("--embedding-size", type=int, default=64)
     add("--hidden-size", type=int, default=64)
@@ -324,6 +325,8 @@ def make_report(arguments, measurement, data, agreed, left_out):
         entry.update(what=SYSTEMS[name].what, order=SYSTEMS[name].order)
         entry.update(kernels=running[name].kernels, versions=running[name].versions)
         entry.update(steps_measured=measurement.steps[name], scaled=measurement.steps[name] < total)
+    peers = [name for name in running if SYSTEMS[name].kind != "cairn"]
+    ours = [name for name in running if SYSTEMS[name].kind == "cairn"]
     options = {key: value for key, value in vars(arguments).items() if isinstance(value, (int, str))}
     return {
         "program": "cpu_epoch.py",
@@ -336,8 +339,24 @@ def make_report(arguments, measurement, data, agreed, left_out):
         "cores_used_by_waiting_workers": peer_plan.spread(measurement.waiting_cores),
         "cores_used_by_others": peer_plan.spread(measurement.foreign_cores),
         "entries": entries,
+        "peers_over_cairn": peer_plan.compare(peers, ours, entries, BASELINE),
         "pairs": measurement.pairs,
     }
+
+
+def show_comparison(comparison):
+    """A row for each peer, a column for each of Cairn's systems."""
+    rows = [(peer, ratios) for peer, ratios in comparison.items() if ratios]
+    if not rows:
+        return
+    print(
+        f"peer / Cairn's rows: ratio (least favourable); {BASELINE}: median and worst of the pairs; others,"
+        " which have no pairs: of the medians, and the peer's least seconds / Cairn's most"
+    )
+    print(f"{'':16}" + "".join(f" {name:>16}" for name in rows[0][1]))
+    for peer, ratios in rows:
+        cells = [f"{one['ratio']:.2f} ({one['worst']:.2f})" for one in ratios.values()]
+        print(f"{peer:16}" + "".join(f" {cell:>16}" for cell in cells))
 
 
 def show(report):
@@ -365,6 +384,7 @@ def show(report):
             f" {entry['ms_per_step']['median']:11.2f}  {ratio:34} {entry['what']}, {entry['order']};"
             f" {measured if entry['scaled'] else 'whole epochs'} x {len(entry['seconds'])}"
         )
+    show_comparison(report["peers_over_cairn"])
     for name, reason in report["left_out"].items():
         print(f"{name:16} left out: {reason}")
     waiting, foreign = report["cores_used_by_waiting_workers"], report["cores_used_by_others"]

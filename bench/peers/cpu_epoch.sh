@@ -20,9 +20,11 @@
 #     onednn-f32, -bf16   only the LSTM operation, forward and backward, on torch-windows' batch shapes
 #
 # The systems take turns; each stands next to a measurement of Cairn's, and "times cairn" is taken pair by
-# pair. Peers train 40 of the 391 batches (--peer-steps), chosen to stand for all lengths of an epoch, and
-# the table shows their seconds scaled to the epoch by padded positions; --whole names peers that train
-# all of it. Waiting workers are stopped. Leave the machine alone meanwhile.
+# pair. A second table sets each peer against each of Cairn's rows, with the least favourable ratio.
+#
+# Peers train 40 of the 391 batches (--peer-steps), chosen to stand for all lengths of an epoch, and the
+# tables show their seconds scaled to the epoch by padded positions; --whole names peers that train all
+# of it. Waiting workers are stopped. Leave the machine alone meanwhile.
 #
 # KERAS_PYTHON and TORCH_PYTHON name Pythons that have keras and tensorflow, and torch; without them virtual
 # environments are made in bench/peers/.venv from PyPI (together about 2 GB). oneDNN is used if a C++
@@ -56,8 +58,10 @@ find_python() { # KIND MODULE PYTHON: prints a Python that can import MODULE
         python=$here/.venv/$1/bin/python
         if ! "$python" -c "import $2" >/dev/null 2>&1; then
             echo "making $here/.venv/$1 from PyPI" >&2
-            python3 -m venv "$here/.venv/$1" >&2
-            "$python" -m pip install -q --disable-pip-version-check -r "$here/requirements-$1.txt" >&2
+            # Where the caller tests the result, `set -e` is off in here.
+            python3 -m venv "$here/.venv/$1" >&2 || return 1
+            "$python" -m pip install -q --disable-pip-version-check -r "$here/requirements-$1.txt" >&2 ||
+                return 1
         fi
     fi
     echo "$python"
@@ -67,10 +71,12 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 arguments=(--cairn "$here/../../build/cairn")
 if wanted keras; then
-    arguments+=(--keras-python "$(find_python keras tensorflow "${KERAS_PYTHON:-}")")
+    python=$(find_python keras tensorflow "${KERAS_PYTHON:-}") || exit 1
+    arguments+=(--keras-python "$python")
 fi
 if wanted torch; then
-    arguments+=(--torch-python "$(find_python torch torch "${TORCH_PYTHON:-}")")
+    python=$(find_python torch torch "${TORCH_PYTHON:-}") || exit 1
+    arguments+=(--torch-python "$python")
 fi
 if wanted onednn; then
     if "${CXX:-c++}" -std=c++17 -O2 "$here/onednn_lstm.cc" -ldnnl -o "$work/onednn_lstm" 2>"$work/log"; then

@@ -4,8 +4,9 @@
 //
 // Only the LSTM operation: no embedding, dense layers, loss or Adam, no gathering of inputs, no reordering
 // of weights. A batch runs over all its padded positions, without a mask. What is timed is the execution
-// of the two primitives; they and their memory are made before the clock starts. The gradient comes
-// in through the last states, as in the model, and denormals are flushed. In bf16 values and weights have 16 bits, gradients 32.
+// of the two primitives; they and their memory are made before the clock starts. The gradient comes in
+// through the last hidden states only, as in the model, and denormals are flushed. In bf16 values and
+// weights have 16 bits, gradients 32.
 //
 // Speaks the protocol of peer_worker.py; from the folder it reads lengths.bin only. Threads:
 // OMP_NUM_THREADS. Build with -ldnnl (oneDNN 2; Debian's libdnnl-dev).
@@ -68,6 +69,10 @@ memory make_memory(const memory::desc &desc, const dnnl::engine &engine) {
         std::fill_n(values, desc.get_size() / sizeof small, small);
     }
     return result;
+}
+
+void clear(const memory &values) {
+    std::memset(values.get_data_handle(), 0, values.get_desc().get_size());
 }
 
 // Plain descriptions: layer data [T, B, channels], states [1, 2, B, H].
@@ -134,6 +139,9 @@ class Step {
         add(backward_arguments_, DNNL_ARG_DIFF_DST_LAYER, d.dst);
         add(backward_arguments_, DNNL_ARG_DIFF_DST_ITER, d.state);
         add(backward_arguments_, DNNL_ARG_DIFF_DST_ITER_C, d.cell);
+        // No gradient from the output of each position, nor from the cells; the hidden states keep theirs.
+        clear(backward_arguments_.at(DNNL_ARG_DIFF_DST_LAYER));
+        clear(backward_arguments_.at(DNNL_ARG_DIFF_DST_ITER_C));
         add(backward_arguments_, DNNL_ARG_DIFF_WEIGHTS_LAYER, backward.diff_weights_layer_desc());
         add(backward_arguments_, DNNL_ARG_DIFF_WEIGHTS_ITER, backward.diff_weights_iter_desc());
     }

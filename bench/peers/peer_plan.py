@@ -4,9 +4,21 @@ An epoch is a list of batches, a batch a list of indices of examples. Its cost f
 taken from `positions`: the number of examples times the length of the longest, summed over batches.
 """
 
+import argparse
 import math
 import random
 import statistics
+
+
+def at_least_one(text):
+    """The type of an option of argparse."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
+    return value
 
 
 def random_batches(count, batch_size, seed):
@@ -115,3 +127,24 @@ def summarise(names, baseline, pairs, steps_per_epoch):
             entry["ratio"] = spread(entry["ratios"])
         entries.append(entry)
     return entries
+
+
+def compare(peers, ours, entries, baseline):
+    """{peer: {one of ours: {"ratio", "worst"}}} from the entries of `summarise`.
+
+    To the baseline a peer has pairs: their median and the worst of them. To the others it has none: the
+    ratio of the medians, and the peer's least seconds over our most.
+    """
+    by_name = {entry["system"]: entry for entry in entries}
+    result = {}
+    for peer in peers:
+        result[peer] = {}
+        for name in ours:
+            if name == baseline:
+                spread_of = by_name[peer]["ratio"]
+                result[peer][name] = {"ratio": spread_of["median"], "worst": spread_of["min"]}
+            else:
+                theirs, own = by_name[peer]["seconds_per_epoch"], by_name[name]["seconds_per_epoch"]
+                ratio = theirs["median"] / own["median"]
+                result[peer][name] = {"ratio": ratio, "worst": theirs["min"] / own["max"]}
+    return result

@@ -89,7 +89,7 @@ class Worker:
             preexec_fn=die_with_parent,
         )
         self.versions = self.answer("ready")
-        self.process.send_signal(signal.SIGSTOP)
+        self.stop()
 
     def answer(self, expected):
         line = self.process.stdout.readline()
@@ -107,8 +107,14 @@ class Worker:
         except BrokenPipeError:
             sys.exit(f"worker {self.name} has ended; its messages are above")
         answer = self.answer(expected)
-        self.process.send_signal(signal.SIGSTOP)
+        self.stop()
         return answer
+
+    def stop(self):
+        """Returns when all its threads stand still, or it has ended: a signal alone takes effect later."""
+        self.process.send_signal(signal.SIGSTOP)
+        if self.process.returncode is None:
+            os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def train(self, batches):
         return float(self.ask(" ".join(["train", *(",".join(map(str, b)) for b in batches)]), "seconds"))
