@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# coverage.sh - which branches of io/ the tests take, per file; and each that none takes, for the commit
-# protocol and the reader.
+# coverage.sh - which branches of io/ its tests take (the list `tests` below, and replayed fuzz inputs), per
+# file; and each that none of them takes, for the commit protocol and the reader.
 #
 #     tests/coverage.sh                  build build-coverage/, run the tests, print
 #     tests/coverage.sh --build DIR      there instead
 #     tests/coverage.sh --report         print once more, without running anything
 #
-# Needs gcovr (Debian: gcovr). Assertions are compiled out (-DNDEBUG), as in what is shipped. Branches that no
-# test takes have their reason in docs/reliability.md.
+# Needs gcovr (Debian: gcovr). Assertions are compiled out (-DNDEBUG), as in what is shipped. Branches that
+# none of these tests takes have their reason in docs/reliability.md.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/.." && pwd)
@@ -64,7 +64,8 @@ fi
 
 common=(--root "$root" --object-directory "$build" --filter "$root/io/" --exclude-unreachable-branches)
 echo
-echo "Branches of io/ that were taken"
+echo "Branches of io/ that were taken by ${tests[*]} fuzz_replay_{checkpoint,safetensors,state}" |
+    fold -s -w 110
 gcovr "${common[@]}" --branches --sort-uncovered "$build"
-echo "Branches that no test takes (file, line, ways not taken of all, source)"
+echo "Branches that none of these tests takes (file, line, ways not taken of all, source)"
 gcovr "${common[@]}" "$build" --json | python3 -B "$here/uncovered.py" "$root" "$explained"

@@ -194,7 +194,7 @@ if [ "$fast" -eq 0 ]; then
     # The CUDA backend on the simulated device, alone and below the whole program.
     if build "simulated device" build-test-sim "cairn device_tests" -- "${release[@]}" \
         -DCAIRN_CUDA=sim; then
-        run "simulated device" build-test-sim -R '^(cuda|simcuda|gpu)'
+        run "simulated device" build-test-sim -R '^(cuda|simcuda|gpu|library_cuda)'
     fi
     # -O1 and asserts on (no NDEBUG): compile time counts as much as run time here.
     sanitized=(-DCMAKE_BUILD_TYPE=Sanitized -DCMAKE_C_FLAGS=-O1 -DCMAKE_CXX_FLAGS=-O1 -DCAIRN_TESTS=ON)
@@ -206,8 +206,8 @@ if [ "$fast" -eq 0 ]; then
         run address+undefined build-test-address -E '^(accuracy_test|cuda|gpu_bench_test)\.'
     fi
     # Everything that has threads of its own, and the whole program at work and stopped.
-    modules="base_test batcher_test cpu_backend_test library_test ops_test read_ahead_test snapshot_test"
-    modules+=" writer_failure_test writer_test"
+    modules="base_test batcher_test cpu_backend_test library_failure_test library_test ops_test"
+    modules+=" read_ahead_test snapshot_test writer_endurance_test writer_failure_test writer_test"
     threaded="^(${modules// /|})\\."
     # The writer's thread beside the simulated device; the faults planted there are races by intent.
     threaded+="|^cuda_snapshot_test\\.Busy/CudaSnapshot.*/Wait"

@@ -13,7 +13,7 @@
 # foreign files, clocks that jump (libfaketime). After each the same command must come to the same end, bit
 # for bit, as a run that nobody disturbed. What cannot be tried here is said in the table.
 #
-# Exit code 0 when nothing was lost, 1 otherwise.
+# Exit code 0 when nothing was lost, 77 when none of the chosen attacks can be tried here, 1 otherwise.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=cmake/packages.sh

@@ -1,9 +1,9 @@
 // fuzz.h - what every fuzz target shares.
 //
 // A target is one file with LLVMFuzzerTestOneInput: libFuzzer calls it with millions of inputs
-// (-DCAIRN_FUZZ=ON, tests/fuzz/run.sh), replay_main.cc with the stored ones and with the seeds, in the
-// ordinary suite. A target asks for more than "does not crash": what was accepted must survive being
-// written and read again, what was refused must be refused with a reason.
+// (-DCAIRN_FUZZ=ON, tests/fuzz/run.sh), replay_main.cc with the stored ones and with the seeds,
+// in the ordinary suite. A target asks for more than "does not crash": what was accepted must
+// survive being written and read again, what was refused must be refused with a reason.
 #ifndef CAIRN_TESTS_FUZZ_FUZZ_H
 #define CAIRN_TESTS_FUZZ_FUZZ_H
 

@@ -1,11 +1,13 @@
 // The checkpoint reader, with a mutator that knows the format.
 //
-// Checksums, digests and seek table would refuse nearly everything a plain fuzzer tries. The mutator takes
-// a file apart (frames, header, tensors' bytes), changes one part, and repairs what guards it, so that the
-// change is seen by the code behind the guard; sometimes it leaves one guard as it was.
+// Checksums, digests and seek table would refuse nearly everything a plain fuzzer tries. The
+// mutator takes a file apart (frames, header, tensors' bytes), changes one part, and repairs
+// what guards it, so that the change is seen by the code behind the guard; sometimes it leaves
+// one guard as it was.
 //
-// What is accepted: every tensor can be touched and has the digest that the metadata give; the content
-// as a plain safetensors file says the same; written by the encoder it is read back the same.
+// What is accepted: every tensor can be touched and has the digest that the metadata give; the
+// content as a plain safetensors file says the same; written by the encoder it is read back the
+// same.
 #include <algorithm>
 #include <cstring>
 #include <jansson.h>
@@ -37,15 +39,16 @@ void check_tensors(const struct checkpoint &checkpoint) {
     }
 }
 
-// Content as a plain file: the same tensors, or, for the rules that only bind files of ours, the same file.
+// Content as a plain file: the same tensors, or, for the rules that only bind files of ours, the
+// same file.
 void check_plain(const std::string &bytes, const Decoded &decoded) {
     const Decoded plain = decode(decompress_all(bytes));
     FUZZ_CHECK(plain.status == STATUS_OK, plain.message);
     FUZZ_CHECK(plain.everything() == decoded.everything());
 }
 
-// The encoder refuses what must not be published (NaNs, names that no terminal shows); what it takes comes
-// back.
+// The encoder refuses what must not be published (NaNs, names that no terminal shows); what it
+// takes comes back.
 void check_round_trip(const Decoded &decoded) {
     const struct checkpoint &checkpoint = *decoded.checkpoint;
     std::vector<Tensor> tensors;
@@ -108,8 +111,8 @@ std::string header_of(const std::string &json) {
 
 // ---- repairing ----
 
-// "digest.<name>" of every tensor that lies within the data, as its bytes now say. False when the JSON
-// cannot be read.
+// "digest.<name>" of every tensor that lies within the data, as its bytes now say. False when
+// the JSON cannot be read.
 bool repair_digests(Parts *parts) {
     json_t *root = json_loads(json_of(*parts).c_str(), 0, nullptr);
     json_t *metadata = json_object_get(root, "__metadata__");
@@ -141,8 +144,8 @@ bool repair_digests(Parts *parts) {
     return true;
 }
 
-// All offsets and the data's size as dtype and shape ask for, so that a changed shape is a file like any
-// other.
+// All offsets and the data's size as dtype and shape ask for, so that a changed shape is a file
+// like any other.
 bool repair_offsets(Parts *parts) {
     json_t *root = json_loads(json_of(*parts).c_str(), 0, nullptr);
     const char *name;

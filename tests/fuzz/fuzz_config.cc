@@ -1,5 +1,5 @@
-// A configuration file: what is accepted survives being written and read again, name by name, value by
-// value.
+// A configuration file: what is accepted survives being written and read again, name by name,
+// value by value.
 #include <utility>
 
 #include "host/options_table.h"

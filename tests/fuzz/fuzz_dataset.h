@@ -1,4 +1,5 @@
-// fuzz_dataset.h - one data file, read in pieces of two sizes, and what came out of it read once more.
+// fuzz_dataset.h - one data file, read in pieces of two sizes, and what came out of it read once
+// more.
 #ifndef CAIRN_TESTS_FUZZ_FUZZ_DATASET_H
 #define CAIRN_TESTS_FUZZ_FUZZ_DATASET_H
 
@@ -17,8 +18,8 @@ struct DatasetRead {
 // Read `bytes` as a file of that name.
 DatasetRead fuzz_read_dataset(const std::string &name, const std::string &bytes, size_t piece);
 
-// The whole target: pieces of one byte and of many give the same; what was accepted is written by `write`
-// and must be read back the same.
+// The whole target: pieces of one byte and of many give the same; what was accepted is written
+// by `write` and must be read back the same.
 void fuzz_dataset(const std::string &name, const std::string &bytes,
                   std::string (*write)(const DatasetRead &));
 

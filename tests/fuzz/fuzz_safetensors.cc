@@ -1,5 +1,5 @@
-// The JSON header of a safetensors file: what is accepted covers its data without hole or overlap, and
-// survives being written and read again.
+// The JSON header of a safetensors file: what is accepted covers its data without hole or
+// overlap, and survives being written and read again.
 #include <cstring>
 
 #include "io/safetensors.h"

@@ -1,4 +1,5 @@
-// The state file: what is accepted holds ring names only, and survives being written and read again.
+// The state file: what is accepted holds ring names only, and survives being written and read
+// again.
 #include <cmath>
 #include <cstring>
 

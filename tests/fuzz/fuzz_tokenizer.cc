@@ -1,7 +1,7 @@
 // The tokenizer and the vocabulary that is learned from it, against the plainest reference.
 //
-// The first byte of an input is flags: 1 strip_html, the next bits the limit of the vocabulary. The rest
-// is a text, or several between zero bytes.
+// The first byte of an input is flags: 1 strip_html, the next bits the limit of the vocabulary.
+// The rest is a text, or several between zero bytes.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>

@@ -1,5 +1,5 @@
-// A vocabulary file: what is accepted finds every entry under its own index, and survives being written
-// and read again. The lookup is compared with a map.
+// A vocabulary file: what is accepted finds every entry under its own index, and survives being
+// written and read again. The lookup is compared with a map.
 #include <cstring>
 #include <map>
 

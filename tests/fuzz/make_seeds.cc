@@ -1,5 +1,5 @@
-// make_seeds DIRECTORY: writes the inputs that fuzzing starts from, one folder a target. The ordinary suite
-// replays them.
+// make_seeds DIRECTORY: writes the inputs that fuzzing starts from, one folder a target. The
+// ordinary suite replays them.
 #include <cstdio>
 #include <filesystem>
 #include <fstream>

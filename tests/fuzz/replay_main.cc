@@ -2,7 +2,8 @@
 //
 //     fuzz_replay_checkpoint DIRECTORY_OR_FILE...
 //
-// Ends as the target ends: a crash, an abort, a sanitizer's report; 1 when there was nothing to run.
+// Ends as the target ends: a crash, an abort, a sanitizer's report; 1 when there was nothing to
+// run.
 #include <cstdio>
 #include <filesystem>
 #include <fstream>

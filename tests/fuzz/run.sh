@@ -10,7 +10,7 @@
 # Needs clang (Debian: clang) for libFuzzer. Starts from the seeds of make_seeds and from tests/fuzz/corpus/,
 # keeps what it finds in DIR/corpus/, and puts every input that ends a target badly into DIR/crashes/. Such an
 # input belongs into tests/fuzz/corpus/<target>/ with the fix: the ordinary suite replays that folder.
-# Exit code 1 when there was one.
+# Exit code 1 when there was one, and when a target did not start or ended with an error and left no input.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$here/../..
@@ -50,11 +50,17 @@ cmake --build "$build" --parallel --target make_seeds "${targets[@]/#/fuzz_}" >/
 # A number from the last status line of libFuzzer: value_of cov LOG
 value_of() { grep -oE "$1: [0-9]+" "$2" | tail -n 1 | grep -oE '[0-9]+' || echo 0; }
 stat_of() { sed -n "s/^stat::$1: *//p" "$2" | tail -n 1; }
+# With -fork there are no final statistics, only status lines: "#1234: cov: 5 ft: 6 corp: 7 exec/s: 89 ...".
+executions_of() {
+    local count
+    count=$(stat_of number_of_executed_units "$1")
+    echo "${count:-$(sed -n 's/^#\([0-9]*\): .*/\1/p' "$1" | tail -n 1)}"
+}
 
 # The largest allocation is what a file of that size may account for; more is a finding.
 limits=(-max_len=16384 -rss_limit_mb=4096 -malloc_limit_mb=2048 -timeout=20)
 export ASAN_OPTIONS=allocator_may_return_null=1:detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
-crashes=0
+crashes=0 broken=()
 printf '%-12s %12s %9s %9s %9s %8s %8s\n' target executions "per s" edges features corpus crashes
 for target in "${targets[@]}"; do
     corpus=$build/corpus/$target bad=$build/crashes/$target log=$build/$target.log
@@ -67,15 +73,26 @@ for target in "${targets[@]}"; do
     if [ "$jobs" -gt 1 ]; then
         workers=(-fork="$jobs")
     fi
+    before=$(find "$bad" -type f | wc -l) status=0
     "$build/tests/fuzz/fuzz_$target" "${limits[@]}" "${workers[@]}" -max_total_time="$seconds" \
-        -print_final_stats=1 -artifact_prefix="$bad/" "${folders[@]}" >"$log" 2>&1 || true
+        -print_final_stats=1 -artifact_prefix="$bad/" "${folders[@]}" >"$log" 2>&1 || status=$?
     found=$(find "$bad" -type f | wc -l)
     crashes=$((crashes + found))
-    printf '%-12s %12s %9s %9s %9s %8s %8s\n' "$target" "$(stat_of number_of_executed_units "$log")" \
+    executions=$(executions_of "$log")
+    # Without an input to show for it: it did not start, was killed, or failed before the first execution.
+    if [ "$status" -ne 0 ] && [ "$found" -le "$before" ]; then
+        broken+=("$target ended with exit code $status and left no input: $log")
+    elif [ "$status" -eq 0 ] && ! [[ $executions =~ ^[1-9][0-9]*$ ]]; then
+        broken+=("$target executed nothing: $log")
+    fi
+    printf '%-12s %12s %9s %9s %9s %8s %8s\n' "$target" "${executions:--}" \
         "$(stat_of average_exec_per_sec "$log")" "$(value_of cov "$log")" "$(value_of ft "$log")" \
         "$(find "$corpus" -type f | wc -l)" "$found"
 done
 if [ "$crashes" -gt 0 ]; then
     echo "$crashes inputs ended a target badly: $build/crashes/" >&2
-    exit 1
 fi
+if [ "${#broken[@]}" -gt 0 ]; then
+    printf '%s\n' "${broken[@]}" >&2
+fi
+[ "$crashes" -eq 0 ] && [ "${#broken[@]}" -eq 0 ]

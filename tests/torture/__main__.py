@@ -14,6 +14,7 @@ import syscalls
 from runs import Loss, Trial, Workshop
 
 QUICK_SECONDS = 20
+EXIT_NOTHING_TRIED = 77  # ctest: skipped
 SHOWN_DETAILS = 12
 
 
@@ -152,6 +153,10 @@ def main():
             known = ", ".join(row.name for row in rows)
             sys.exit(f"no such attack: {', '.join(sorted(unknown))}; there are {known}")
         rows = [row for row in rows if row.name in options.only]
+    if all(row.why_not for row in rows):
+        for row in rows:
+            print(f"{row.name}: NOT TRIED: {row.why_not}", file=sys.stderr)
+        sys.exit(EXIT_NOTHING_TRIED)
     workshop = Workshop(options.binary, options.work or tempfile.mkdtemp(prefix="cairn-torture-"))
     seconds = run(rows, workshop, options)
     lost = print_table(rows, seconds, options.seed)

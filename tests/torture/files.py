@@ -22,6 +22,8 @@ exit $code
 
 
 def why_no_mount():
+    if shutil.which("unshare") is None:
+        return "unshare is not installed"
     done = subprocess.run(
         ["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False
     )

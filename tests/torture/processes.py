@@ -80,13 +80,51 @@ def check_stop(trial, outcome, number, phase):
         trial.demand(outcome.code == 0, f"{number.name} in phase {phase} gave exit code {outcome.code}")
 
 
-# Commands that only read: a stop signal ends them at once, and changes nothing.
+# Commands that only read: a stop signal ends them with 75, or comes too late and the answer is whole; it
+# changes nothing.
 READERS = (
     ("vocabulary", "--data", "demo"),
     ("evaluate", "--data", "demo", "--model-dir", "DIR"),
     ("checkpoints", "--verify", "--model-dir", "DIR"),
     ("predict", "--model-dir", "DIR", "TEXTS"),
 )
+
+
+def blocks(pid, number):
+    """Whether the first thread blocks the signal, as it does once main has begun: the watcher takes it."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8") as status:
+            mask = re.search(r"SigBlk:\s*([0-9a-f]+)", status.read())
+    except OSError:
+        return False
+    return bool(mask) and bool(int(mask[1], 16) >> (number - 1) & 1)
+
+
+def stop_reader(trial, arguments, number, delay, output):
+    """The signal after a delay, or (None) as soon as the command has begun.
+
+    Returns (whether it had begun, exit code, stderr)."""
+    with open(output, "wb") as out:
+        process = subprocess.Popen(
+            [trial.workshop.program, *arguments],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            env=trial.workshop.environment,
+        )
+    if delay is None:
+        # SIGTERM: nobody lets a process start with that one ignored.
+        while process.poll() is None and not blocks(process.pid, signal.SIGTERM):
+            pass
+    else:
+        time.sleep(delay)
+    process.send_signal(signal.SIGSTOP)  # nothing changes between the look and the signal
+    if process.poll() is None:
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    begun = blocks(process.pid, number)
+    process.send_signal(number)
+    process.send_signal(signal.SIGCONT)
+    err = process.communicate(timeout=60)[1].decode(errors="replace")
+    return begun, process.returncode, err
 
 
 def stop_readers(trial):
@@ -96,30 +134,38 @@ def stop_readers(trial):
     before = sorted(path.name for path in trial.directory.iterdir())
     texts = trial.workshop.work / "texts"
     if not texts.exists():
-        texts.write_text("The film was not bad.\n" * 20000)
+        texts.write_text("The film was not bad.\n" * 200000)
+    output = trial.workshop.work / f"{trial.directory.name}.out"
     for _ in range(3):
         command = trial.rng.choice(READERS)
         arguments = [{"DIR": str(trial.directory), "TEXTS": str(texts)}.get(word, word) for word in command]
         begin = time.monotonic()
-        whole = trial.workshop.call(arguments)
-        seconds = time.monotonic() - begin
-        trial.demand(whole.code == 0, f"{command[0]} ended with {whole.code}: {whole.err}")
-        process = subprocess.Popen(
+        whole = subprocess.run(
             [trial.workshop.program, *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             env=trial.workshop.environment,
+            check=False,
         )
-        time.sleep(trial.rng.uniform(0, seconds))
+        seconds = time.monotonic() - begin
+        trial.demand(whole.returncode == 0, f"{command[0]} ended with {whole.returncode}: {whole.stderr}")
         number = trial.rng.choice(STOP_SIGNALS)
-        process.send_signal(number)
-        err = process.communicate(timeout=60)[1].decode(errors="replace")
+        at_once = trial.rng.random() < 0.5
+        delay = None if at_once else trial.rng.uniform(0, seconds)
+        begun, code, err = stop_reader(trial, arguments, number, delay, output)
         trial.faults += 1
         trial.details[f"{number.name} {command[0]}"] += 1
-        trial.noticed += process.returncode != 0
-        trial.note(f"{number.name} in {' '.join(arguments)}: exit code {process.returncode}: {err}")
+        trial.noticed += code != 0
+        trial.note(
+            f"{number.name} in {' '.join(arguments)}, {'begun' if begun else 'not begun or over'}: "
+            f"exit code {code}: {err}"
+        )
+        # Only the prediction is so long that a signal at its begin is never too late.
+        in_time = begun and at_once and command[0] == "predict"
+        allowed = {CODE_STOPPED} if in_time else {CODE_STOPPED, 0} if begun else {-number, 0}
+        trial.demand(code in allowed, f"{command[0]} ended with {code}, not one of {sorted(allowed)}")
         trial.demand(
-            process.returncode in (0, CODE_STOPPED, -number), f"{command[0]} ended with {process.returncode}"
+            code != 0 or output.read_bytes() == whole.stdout,
+            f"{command[0]} says that all went well, and its output is not whole",
         )
     trial.demand(
         before == sorted(path.name for path in trial.directory.iterdir()), "a reader changed the directory"
@@ -134,7 +180,8 @@ def two_trainers(trial):
     time.sleep(trial.moment())
     frozen = trial.rng.random() < 0.7 and first.freeze()  # so that it cannot come to its end meanwhile
     phase = trial.phase() if frozen else "running"
-    has_lock = bool(history_events(trial.directory)) if frozen else False
+    # At the end it may have released the lock already.
+    has_lock = frozen and phase != "end" and bool(history_events(trial.directory))
     # Frozen before it took the lock it would leave the directory to the second.
     second = trial.call()
     if frozen:

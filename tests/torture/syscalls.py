@@ -15,7 +15,18 @@ CALLS = (
     "close,newfstatat,getdents64,flock"
 )
 ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EACCES")
-RESTARTED = ("openat", "read", "write", "fsync", "fdatasync", "ftruncate", "flock")  # after EINTR
+# After EINTR.
+RESTARTED = (
+    "openat",
+    "read",
+    "write",
+    "fsync",
+    "fdatasync",
+    "ftruncate",
+    "flock",
+    "newfstatat",
+    "getdents64",
+)
 LINE = re.compile(r"(\d+) +(\w+)\((.*)")
 # A failed one of these on one of those files means that a save failed.
 SAVING_CALLS = ("openat", "write", "fsync", "rename")
