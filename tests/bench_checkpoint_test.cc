@@ -159,7 +159,9 @@ TEST_F(BenchCheckpoint, StoredFilesAreAsLargeAsTheirTensorsAndCompressedOnesSmal
             const auto &packed = figures->at(begin + way + "+zstd, every 5");
             EXPECT_NEAR(stored.at("ratio"), 1.0, 0.03);
             EXPECT_GT(packed.at("ratio"), 1.03);
-            EXPECT_NEAR(stored.at("ratio"), stored.at("tensors") / stored.at("file"), 1e-9);
+            // Files differ by a few bytes (times in their metadata), so a median of ratios is not the
+            // ratio of medians.
+            EXPECT_NEAR(stored.at("ratio"), stored.at("tensors") / stored.at("file"), 1e-4);
             EXPECT_EQ(stored.at("tensors"), packed.at("tensors"));
         }
     }
