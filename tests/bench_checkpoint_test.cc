@@ -98,7 +98,11 @@ class BenchCheckpoint : public ::testing::Test {
                                                "--plot",      directory->file("r.png"),
                                                "--sizes",     "real,0.3",
                                                "--intervals", "1,5,epoch"};
-        outcome = new Outcome(run_cairn(words("bench checkpoint --quick --threads 1") + more));
+        // Half a minute with sanitizers, more on a busy machine.
+        Process process(
+            {.program = "", .arguments = words("bench checkpoint --quick --threads 1") + more});
+        const int code = process.wait(600);
+        outcome = new Outcome{code, process.out(), process.err()};
         ASSERT_EQ(outcome->code, 0) << outcome->err;
         figures = new Figures(read_figures(directory->file("r.json")));
     }
