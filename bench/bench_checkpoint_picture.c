@@ -5,15 +5,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
-#include <signal.h>
-#include <spawn.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "bench/bench_checkpoint_report.h"
-
-extern char **environ;
+#include "host/signals.h"
 
 #define LEAST_PERCENT 0.01
 #define MOST_PERCENT 100.0
@@ -176,42 +173,14 @@ static void write_script(const struct checkpoint_case *const *cases, size_t coun
     fprintf(script, "unset multiplot\n");
 }
 
-/* gnuplot reads the script from its standard input. It starts with no signal blocked and with the
- * default actions: this process blocks the stop signals and ignores SIGPIPE and SIGXFSZ. */
-static int spawn_gnuplot(FILE *script, pid_t *child) {
-    char name[] = "gnuplot";
-    char *const arguments[] = {name, NULL};
-    posix_spawnattr_t attributes;
-    posix_spawn_file_actions_t actions;
-    sigset_t none, defaults;
-    sigemptyset(&none);
-    sigemptyset(&defaults);
-    sigaddset(&defaults, SIGPIPE);
-    sigaddset(&defaults, SIGXFSZ);
-    int failed = posix_spawnattr_init(&attributes);
-    if (failed != 0) {
-        return failed;
-    }
-    failed = posix_spawn_file_actions_init(&actions);
-    if (failed == 0) {
-        posix_spawnattr_setsigmask(&attributes, &none);
-        posix_spawnattr_setsigdefault(&attributes, &defaults);
-        posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-        failed = posix_spawn_file_actions_adddup2(&actions, fileno(script), STDIN_FILENO);
-        if (failed == 0) {
-            failed = posix_spawnp(child, name, &actions, &attributes, arguments, environ);
-        }
-        posix_spawn_file_actions_destroy(&actions);
-    }
-    posix_spawnattr_destroy(&attributes);
-    return failed;
-}
-
+/* gnuplot reads the script from its standard input. */
 static enum status run_gnuplot(FILE *script, bool *drawn, struct error *err) {
     pid_t child;
     int state = 0;
     *drawn = false;
-    int failed = spawn_gnuplot(script, &child);
+    char name[] = "gnuplot";
+    char *const arguments[] = {name, NULL};
+    int failed = signals_spawn(arguments, fileno(script), STDIN_FILENO, &child);
     if (failed == ENOENT) {
         return STATUS_OK;
     }

@@ -174,14 +174,7 @@ static enum status run_ids(struct bench_data *bench, struct amount *amount, stru
 
 /* All batches of the first epoch. */
 static enum status run_batches(struct bench_data *bench, struct amount *amount, struct error *err) {
-    const struct options *options = bench->options;
-    struct batcher_options batcher_options = {
-        .shuffle = options->shuffle,
-        .shuffle_buffer = options->shuffle_buffer,
-        .bucket_window = options->bucket_window,
-        .batch_size = options->batch_size,
-        .seed = options->seed,
-    };
+    struct batcher_options batcher_options = batcher_options_of(bench->options);
     struct batcher *batcher;
     TRY(batcher_create(&batcher_options, &bench->corpora.train, &batcher, err));
     enum status status = batcher_start(batcher, 0, 0, err);

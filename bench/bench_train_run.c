@@ -62,14 +62,6 @@ static enum status load_data(struct bench_train_run *run, struct error *err) {
     return STATUS_OK;
 }
 
-static struct batcher_options batcher_options_of(const struct options *options) {
-    return (struct batcher_options){.shuffle = options->shuffle,
-                                    .shuffle_buffer = options->shuffle_buffer,
-                                    .bucket_window = options->bucket_window,
-                                    .batch_size = options->batch_size,
-                                    .seed = options->seed};
-}
-
 /* The larger of both, as a training run has it. */
 static void include_validation(const struct corpus *validation, struct batch_limits *limits) {
     struct batch_limits needed;

@@ -23,6 +23,16 @@ static uint64_t minimum(uint64_t a, uint64_t b) {
     return a < b ? a : b;
 }
 
+struct batcher_options batcher_options_of(const struct options *options) {
+    return (struct batcher_options){
+        .shuffle = options->shuffle,
+        .shuffle_buffer = options->shuffle_buffer,
+        .bucket_window = options->bucket_window,
+        .batch_size = options->batch_size,
+        .seed = options->seed,
+    };
+}
+
 static uint64_t steps_count(const struct batcher_options *options, uint64_t examples) {
     return examples / options->batch_size + (examples % options->batch_size != 0);
 }

@@ -47,6 +47,9 @@ struct batcher_options {
     uint64_t seed;
 };
 
+/* What the options of a command say. Pure. */
+struct batcher_options batcher_options_of(const struct options *options);
+
 /* Host memory owned by the batcher. `view.tokens` is the corpus' own array (host). */
 struct batch {
     struct batch_view view;

@@ -138,9 +138,7 @@ enum status signals_check_command(const char *command, struct error *err) {
     return STATUS_OK;
 }
 
-/* The child starts with no signal blocked, with the default actions, and prints to stderr: stdout
- * is data. */
-static int spawn(char **argv, pid_t *pid) {
+int signals_spawn(char *const *argv, int from, int to, pid_t *pid) {
     posix_spawnattr_t attributes;
     posix_spawn_file_actions_t actions;
     sigset_t none, defaults;
@@ -157,7 +155,7 @@ static int spawn(char **argv, pid_t *pid) {
         posix_spawnattr_setsigmask(&attributes, &none);
         posix_spawnattr_setsigdefault(&attributes, &defaults);
         posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-        failure = posix_spawn_file_actions_adddup2(&actions, STDERR_FILENO, STDOUT_FILENO);
+        failure = posix_spawn_file_actions_adddup2(&actions, from, to);
         if (failure == 0) {
             failure = posix_spawnp(pid, argv[0], &actions, &attributes, argv, environ);
         }
@@ -173,7 +171,8 @@ enum status signals_run_command(const char *command, int *exit_code, struct erro
     pid_t pid, waited;
     int status;
     TRY(split_words(command, &words, err));
-    int failure = spawn(words.argv, &pid);
+    int failure =
+        signals_spawn(words.argv, STDERR_FILENO, STDOUT_FILENO, &pid); /* stdout is data */
     text_escape(words.argv[0], strlen(words.argv[0]), shown, sizeof shown);
     free(words.argv);
     CHECK(failure == 0, err, failure == ENOMEM || failure == EAGAIN ? STATUS_IO : STATUS_INPUT,

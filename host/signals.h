@@ -15,6 +15,8 @@
 #ifndef CAIRN_HOST_SIGNALS_H
 #define CAIRN_HOST_SIGNALS_H
 
+#include <sys/types.h>
+
 #include "host/base/status.h"
 
 #ifdef __cplusplus
@@ -25,6 +27,11 @@ MUST_USE enum status signals_start(struct error *err);
 
 /* "SIGTERM" for a number. */
 const char *signals_name(int signal_number);
+
+/* Start the program argv[0], found in PATH, as a child with no signal blocked and the default actions:
+ * this process blocks the stop signals and ignores SIGPIPE and SIGXFSZ. Its descriptor `to` is our
+ * `from`. Returns 0 or an errno value. */
+int signals_spawn(char *const *argv, int from, int to, pid_t *pid);
 
 /* Run `command` (split at white space; single and double quotes group; no shell) as a child process
  * and wait for it. Signal masks are reset in the child. *exit_code: its exit status or 128 +

@@ -191,14 +191,7 @@ static enum status begin_state(struct trainer *trainer, struct error *err) {
 /* ---- parts ----------------------------------------------------------------------------------- */
 
 static enum status create_batcher(struct trainer *trainer, struct error *err) {
-    const struct options *options = trainer->setup.options;
-    struct batcher_options batcher_options = {
-        .shuffle = options->shuffle,
-        .shuffle_buffer = options->shuffle_buffer,
-        .bucket_window = options->bucket_window,
-        .batch_size = options->batch_size,
-        .seed = options->seed,
-    };
+    struct batcher_options batcher_options = batcher_options_of(trainer->setup.options);
     TRY(batcher_create(&batcher_options, &trainer->setup.corpora->train, &trainer->batcher, err));
     trainer->steps_per_epoch = batcher_steps_per_epoch(trainer->batcher);
     return STATUS_OK;

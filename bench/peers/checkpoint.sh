@@ -14,6 +14,8 @@
 # virtual environments are made in bench/peers/.venv from PyPI. Build Cairn first (./quickstart.sh does).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=bench/peers/find_python.sh
+. "$here/find_python.sh"
 
 only=torch,safetensors,keras
 arguments=(--cairn "$here/../../build/cairn")
@@ -34,30 +36,16 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-find_python() { # KIND MODULE PYTHON: prints a Python that can import MODULE
-    local python=$3
-    if [ -z "$python" ]; then
-        python=$here/.venv/$1/bin/python
-        if ! "$python" -c "import $2" >/dev/null 2>&1; then
-            echo "making $here/.venv/$1 from PyPI" >&2
-            python3 -m venv "$here/.venv/$1" >&2
-            "$python" -m pip install -q --disable-pip-version-check -r "$here/requirements-$1.txt" >&2
-        fi
-    fi
-    echo "$python"
-}
-
 for kind in ${only//,/ }; do
     case $kind in
-    torch) arguments+=(--torch-python "$(find_python torch torch "${TORCH_PYTHON:-}")") ;;
-    safetensors)
-        arguments+=(--safetensors-python "$(find_python safetensors safetensors "${SAFETENSORS_PYTHON:-}")")
-        ;;
-    keras) arguments+=(--keras-python "$(find_python keras tensorflow "${KERAS_PYTHON:-}")") ;;
+    torch) python=$(find_python torch torch "${TORCH_PYTHON:-}") || exit 1 ;;
+    safetensors) python=$(find_python safetensors safetensors "${SAFETENSORS_PYTHON:-}") || exit 1 ;;
+    keras) python=$(find_python keras tensorflow "${KERAS_PYTHON:-}") || exit 1 ;;
     *)
         echo "checkpoint.sh: --only $kind: expected torch, safetensors, keras" >&2
         exit 2
         ;;
     esac
+    arguments+=("--$kind-python" "$python")
 done
 python3 "$here/checkpoint.py" "${arguments[@]}"

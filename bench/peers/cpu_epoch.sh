@@ -31,6 +31,8 @@
 # compiler finds its headers (Debian: libdnnl-dev). Build Cairn first (./quickstart.sh does).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=bench/peers/find_python.sh
+. "$here/find_python.sh"
 
 if [ $# -lt 1 ] || [ "$1" = -h ] || [ "$1" = --help ]; then
     sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"
@@ -50,21 +52,6 @@ done
 
 wanted() { # KIND: is one of its systems measured?
     case ,$only in ,) return 0 ;; *",$1-"*) return 0 ;; *) return 1 ;; esac
-}
-
-find_python() { # KIND MODULE PYTHON: prints a Python that can import MODULE
-    local python=$3
-    if [ -z "$python" ]; then
-        python=$here/.venv/$1/bin/python
-        if ! "$python" -c "import $2" >/dev/null 2>&1; then
-            echo "making $here/.venv/$1 from PyPI" >&2
-            # Where the caller tests the result, `set -e` is off in here.
-            python3 -m venv "$here/.venv/$1" >&2 || return 1
-            "$python" -m pip install -q --disable-pip-version-check -r "$here/requirements-$1.txt" >&2 ||
-                return 1
-        fi
-    fi
-    echo "$python"
 }
 
 work=$(mktemp -d)
