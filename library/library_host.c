@@ -1,6 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/base/memory.h"
 #include "library/library_device.h"
 
 enum { ALIGNMENT = 64 };
@@ -20,6 +21,7 @@ static enum status alloc(struct backend *be, size_t bytes, void **out, struct er
     size_t rounded = (bytes + ALIGNMENT) / ALIGNMENT * ALIGNMENT;
     void *memory = aligned_alloc(ALIGNMENT, rounded);
     CHECK(memory != NULL, err, STATUS_MEMORY, "no memory for %zu bytes", bytes);
+    memory_ask_large_pages(memory, rounded);
     memset(memory, 0, rounded);
     *out = memory;
     return STATUS_OK;
@@ -33,9 +35,7 @@ static void release(struct backend *be, void *memory) {
 static enum status copy(struct backend *be, void *dst, const void *src, size_t bytes,
                         enum backend_stream stream, struct error *err) {
     (void)be, (void)stream, (void)err;
-    if (bytes > 0) {
-        memcpy(dst, src, bytes);
-    }
+    memory_copy(dst, src, bytes);
     return STATUS_OK;
 }
 

@@ -11,12 +11,65 @@
 #include <thread>
 #include <vector>
 
+#include "host/base/memory.h"
+#include "host/base/parallel.h"
 #include "host/base/queue.h"
 #include "host/base/rng.h"
 #include "host/base/status.h"
 #include "host/base/tensor.h"
 
 namespace {
+
+// ---- parallel ----
+
+TEST(Parallel, EveryLaneRunsOnceAndAllAtTheSameTime) {
+    struct Meeting {
+        unsigned lanes;
+        std::atomic<unsigned> arrived{0};
+        std::atomic<unsigned> runs[PARALLEL_LANES_MAX] = {};
+    };
+    for (unsigned lanes : {1u, 2u, 7u, 64u}) {
+        Meeting meeting = {lanes};
+        double seconds = parallel_run(
+            lanes,
+            [](void *context, unsigned lane) {
+                Meeting *all = static_cast<Meeting *>(context);
+                all->runs[lane]++;
+                all->arrived++;
+                while (all->arrived < all->lanes) { // for ever, were one to wait for another's end
+                    std::this_thread::yield();
+                }
+            },
+            &meeting);
+        for (unsigned lane = 0; lane < PARALLEL_LANES_MAX; lane++) {
+            EXPECT_EQ(meeting.runs[lane], lane < lanes ? 1u : 0u);
+        }
+        EXPECT_EQ(seconds > 0, lanes > 1);
+    }
+    EXPECT_GE(parallel_processors(), 1u);
+}
+
+// ---- memory ----
+
+TEST(Memory, CopiesExactlyItsBytesWhateverTheSizeAndPlace) {
+    constexpr size_t STREAM = MEMORY_STREAM_BYTES, MARGIN = 256;
+    std::vector<unsigned char> from(STREAM + 2 * MARGIN), to(from.size()), expected;
+    for (size_t i = 0; i < from.size(); i++) {
+        from[i] = static_cast<unsigned char>(i * 2654435761u >> 24);
+    }
+    for (size_t bytes : {size_t{0}, size_t{1}, size_t{4097}, STREAM - 1, STREAM, STREAM + 63}) {
+        for (size_t begin : {0u, 1u, 15u, 63u, 64u}) {
+            size_t source = (begin * 7) % 64;
+            std::fill(to.begin(), to.end(), static_cast<unsigned char>(0xAA));
+            expected = to;
+            std::copy_n(from.begin() + static_cast<std::ptrdiff_t>(source), bytes,
+                        expected.begin() + static_cast<std::ptrdiff_t>(begin));
+            memory_copy(to.data() + begin, from.data() + source, bytes);
+            EXPECT_TRUE(to == expected) << bytes << " bytes to " << begin;
+        }
+    }
+    memory_copy(nullptr, nullptr, 0);
+}
 
 // ---- queue ----
 

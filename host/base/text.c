@@ -279,3 +279,7 @@ double clock_monotonic_seconds(void) {
 double clock_wall_seconds(void) {
     return clock_seconds(CLOCK_REALTIME);
 }
+
+double clock_thread_cpu_seconds(void) {
+    return clock_seconds(CLOCK_THREAD_CPUTIME_ID);
+}

@@ -64,6 +64,8 @@ bool text_parse_double(const char *string, double *out);
 /* Seconds of a clock that never jumps (CLOCK_MONOTONIC), and of the wall clock. */
 double clock_monotonic_seconds(void);
 double clock_wall_seconds(void);
+/* Processor time that the calling thread has used. */
+double clock_thread_cpu_seconds(void);
 
 #ifdef __cplusplus
 }

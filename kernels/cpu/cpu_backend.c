@@ -13,8 +13,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
+#include "host/base/memory.h"
 #include "kernels/cpu/cpu_limits.h"
 #include "kernels/cpu/cpu_pool.h"
 #include "kernels/cpu/cpu_probe.h"
@@ -35,23 +35,9 @@ static struct cpu_backend *cpu(struct backend *be) {
 enum { ALIGNMENT = 64 };
 #define ADDRESSABLE_BYTES (SIZE_MAX >> 17) /* 47 bits on 64-bit processors; more cannot be had */
 
-/* Large blocks ask for large pages: the kernels walk through many megabytes per step, and looking up
- * small pages would take a good part of the time. Whether there are any is up to the system. */
-static void ask_for_large_pages(char *memory, size_t bytes) {
-#ifdef MADV_HUGEPAGE
-    const uintptr_t large = (uintptr_t)1 << 21;
-    uintptr_t begin = ((uintptr_t)memory + large - 1) & ~(large - 1);
-    uintptr_t end = ((uintptr_t)memory + bytes) & ~(large - 1);
-    if (begin < end) {
-        (void)madvise(memory + (begin - (uintptr_t)memory), end - begin, MADV_HUGEPAGE);
-    }
-#else
-    (void)memory, (void)bytes;
-#endif
-}
-
 /* Zero-filled, aligned; pages of large blocks are touched on first use only. What calloc gave is
- * kept in front of the block. */
+ * kept in front of the block. Large pages, because the kernels walk through many megabytes per step
+ * and looking up small pages would take a good part of the time. */
 static enum status device_alloc(struct backend *be, size_t bytes, void **out, struct error *err) {
     (void)be;
     size_t extra = ALIGNMENT + sizeof(void *);
@@ -60,7 +46,7 @@ static enum status device_alloc(struct backend *be, size_t bytes, void **out, st
     uintptr_t at = ((uintptr_t)raw + extra) & ~(uintptr_t)(ALIGNMENT - 1);
     char *memory = raw + (at - (uintptr_t)raw);
     memcpy(memory - sizeof raw, &raw, sizeof raw);
-    ask_for_large_pages(memory, bytes);
+    memory_ask_large_pages(memory, bytes);
     *out = memory;
     return STATUS_OK;
 }
@@ -88,9 +74,7 @@ static enum status host_alloc(struct backend *be, size_t bytes, void **out, stru
 static enum status copy(struct backend *be, void *dst, const void *src, size_t bytes,
                         enum backend_stream stream, struct error *err) {
     (void)be, (void)stream, (void)err;
-    if (bytes > 0) {
-        memcpy(dst, src, bytes);
-    }
+    memory_copy(dst, src, bytes);
     return STATUS_OK;
 }
 

@@ -1,0 +1,37 @@
+/* parallel.h - a few threads for the length of one call.
+ *
+ * For work that comes seldom and is large: decoding a checkpoint, compressing one. Threads are made
+ * and joined by the call, so nothing idles in between; the training step, which runs its loops
+ * thousands of times a second, has a pool of its own (kernels/cpu/cpu_pool.h).
+ *
+ * Usage:
+ *     static void lane(void *context, unsigned index) {
+ *         struct job *job = context;
+ *         for (size_t i; (i = atomic_fetch_add(&job->next, 1)) < job->count;) { ... }
+ *     }
+ *     (void)parallel_run(parallel_processors(), lane, &job);
+ *
+ * THREADS: any thread; several may call at once. Lanes block all signals.
+ */
+#ifndef CAIRN_HOST_BASE_PARALLEL_H
+#define CAIRN_HOST_BASE_PARALLEL_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { PARALLEL_LANES_MAX = 64 };
+
+/* Processors that this process may use, from 1. */
+unsigned parallel_processors(void);
+
+/* Run work(context, lane) once for each lane from 0 to lanes - 1, all at the same time, lane 0 on
+ * the calling thread; returns when all have returned. A thread that cannot be started is a lane
+ * that is missing, so lanes take their work from what they share. Returns the processor time in
+ * seconds that the lanes above 0 used. Blocking. */
+double parallel_run(unsigned lanes, void (*work)(void *context, unsigned lane), void *context);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
