@@ -336,6 +336,7 @@ enum status checkpoint_block_writer(struct checkpoint_trainee *trainee,
         .store = trainee->store,
         .compression_level = checkpoint_mode_level(mode, options),
         .busy = policies[options->checkpoint_busy],
+        .compression_threads = (unsigned)options->compression_threads,
         .host_capacity = 64 * 1024, /* the trainer's */
     };
     struct block block = {.trainee = trainee, .mode = mode};

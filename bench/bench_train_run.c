@@ -138,6 +138,8 @@ static enum status create_writer(struct bench_train_run *run, struct error *err)
     struct writer_options options = {.files = &file_posix,
                                      .store = run->store,
                                      .compression_level = (int)run->options->compression_level,
+                                     .compression_threads =
+                                         (unsigned)run->options->compression_threads,
                                      .busy = WRITER_BUSY_SKIP,
                                      .host_capacity = 64 * 1024};
     return writer_create(&options, run->be, run->model->state, run->model->state_bytes,

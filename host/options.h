@@ -105,6 +105,7 @@ struct options {
     enum busy_policy checkpoint_busy;
     enum on_error_policy checkpoint_on_error;
     int64_t compression_level;
+    uint64_t compression_threads;
     bool allow_change;
 
     /* checkpoints, Keras' */

@@ -246,7 +246,12 @@ const struct option_row option_rows[] = {
      .choices = on_error_choices, .help = "when a save fails: go on, or stop", .commands = TRAIN,
      .group = GROUP_CHECKPOINT},
     {ROW("compression-level", compression_level, I64, "N", "1", FREE), RANGE(-7, 19),
-     .help = "of zstd", .commands = TRAIN | BENCH_TRAINERS, .group = GROUP_CHECKPOINT},
+     .help = "of zstd; below 3, what would shrink by less than an eighth is stored as it is",
+     .commands = TRAIN | BENCH_TRAINERS, .group = GROUP_CHECKPOINT},
+    {ROW("compression-threads", compression_threads, U64, "N", "1", FREE), RANGE(1, 64),
+     .help = "that compress a checkpoint, the writer's own included; the file does not depend on "
+             "it; more than one is for machines with idle cores",
+     .commands = TRAIN | BENCH_TRAINERS, .group = GROUP_CHECKPOINT},
     {ROW("allow-change", allow_change, FLAG, NULL, "off", FREE),
      .help = "resume although options or data differ from those of the checkpoint",
      .commands = TRAIN, .group = GROUP_CHECKPOINT},

@@ -256,6 +256,7 @@ static enum status create_writer(struct trainer *trainer, struct error *err) {
         .store = trainer->setup.store,
         .compression_level = (int)options->compression_level,
         .busy = policies[options->checkpoint_busy],
+        .compression_threads = (unsigned)options->compression_threads,
         .host_capacity = 64 * 1024, /* run state and the history of some 2,000 epochs; grows */
     };
     return writer_create(&writer_options, trainer->setup.be, trainer->model->state,

@@ -9,14 +9,15 @@
  * bytes from anywhere.
  *
  * Usage:
- *     TRY(checkpoint_encoder_create(1, &encoder, err));
+ *     TRY(checkpoint_encoder_create(1, 1, &encoder, err));
  *     TRY(checkpoint_encode(encoder, tensors, 13, metadata, 2, write, &file, &bytes, err));
  *     ...
  *     TRY(checkpoint_decode(bytes, size, &checkpoint, err));
  *     w = tensor_find(checkpoint->tensors, checkpoint->tensor_count, "dense.weight");
  *     checkpoint_free(checkpoint);
  *
- * THREADS: an encoder belongs to one thread (the checkpoint writer's); decode has no shared state.
+ * THREADS: one thread at a time uses an encoder (the checkpoint writer's). Both directions may start
+ * threads that live for the call; decode has no shared state.
  */
 #ifndef CAIRN_IO_CHECKPOINT_H
 #define CAIRN_IO_CHECKPOINT_H
@@ -54,10 +55,12 @@ struct metadata_pair {
 
 struct checkpoint_encoder;
 
-/* `level`: zstd's, -7 to 19. Allocates everything that encoding needs, so that encode allocates
- * only what the JSON header takes. */
-MUST_USE enum status checkpoint_encoder_create(int level, struct checkpoint_encoder **out,
-                                               struct error *err);
+/* `level`: zstd's, -7 to 19; below 3 what would shrink by less than an eighth is stored as it is
+ * (io/checkpoint_frames.h). `threads` compress, from 1, the caller's included; the bytes do not
+ * depend on it. Allocates everything that encoding needs (about 10 MB a thread), so that encode
+ * allocates only what the JSON header takes. STATUS_CONFIG, STATUS_MEMORY. */
+MUST_USE enum status checkpoint_encoder_create(int level, unsigned threads,
+                                               struct checkpoint_encoder **out, struct error *err);
 void checkpoint_encoder_free(struct checkpoint_encoder *encoder);
 
 /* Where encoded bytes go, in order. A failure ends the encoding and is returned by it. */
@@ -78,6 +81,9 @@ MUST_USE enum status checkpoint_encode(struct checkpoint_encoder *encoder,
                                        uint64_t *out_bytes, double *compress_seconds,
                                        struct error *err);
 
+/* Processor time in seconds that the latest encode used on threads other than the caller's. */
+double checkpoint_encoder_cpu_seconds(const struct checkpoint_encoder *encoder);
+
 /* ---- reading ---- */
 
 struct checkpoint {
@@ -89,8 +95,9 @@ struct checkpoint {
     bool plain; /* an uncompressed .safetensors: no frames, digests optional */
     uint64_t file_bytes;
     char digest[33]; /* XXH3-128 of the file's frames in hex; "" when plain */
-    /* How long decoding took: comparing the frames with the seek table and all digests; taking the
-     * content out of the frames, which checks theirs. 0 when plain. */
+    /* How long decoding took: comparing the frames with the seek table, and the tensors' digests;
+     * taking the content out of the frames, which checks theirs, with the digest of the file beside
+     * it. 0 when plain. */
     double verify_seconds, decompress_seconds;
     void *memory; /* private */
 };

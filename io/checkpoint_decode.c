@@ -1,10 +1,14 @@
 #include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 #include <zstd.h>
 
+#include "host/base/memory.h"
+#include "host/base/parallel.h"
 #include "host/base/text.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_layout.h"
@@ -15,6 +19,11 @@
 #define RATIO_MAX 32768
 
 #define TENSOR_ALIGNMENT 64 /* in memory; the header promises 8 */
+
+enum {
+    LANES_MAX = 16,      /* more do not help: memory is slower than they are */
+    LANE_BYTES = 4 << 20 /* content for which another thread is worth its start */
+};
 
 _Static_assert(sizeof(size_t) >= 8, "checkpoints may be larger than 4 GiB");
 
@@ -235,6 +244,7 @@ static enum status place_tensors(struct memory *memory, struct error *err) {
     memory->data = aligned_alloc(TENSOR_ALIGNMENT, total);
     CHECK(memory->data != NULL, err, STATUS_MEMORY, "no memory for a checkpoint of %zu bytes",
           total);
+    memory_ask_large_pages(memory->data, total);
     uint8_t *at = memory->data;
     for (size_t i = 0; i < header->tensor_count; i++) {
         header->tensors[i].data = at;
@@ -244,52 +254,141 @@ static enum status place_tensors(struct memory *memory, struct error *err) {
     return STATUS_OK;
 }
 
-/* Deals the content out to the tensors, piece by piece. */
-struct dealer {
-    const struct tensor_view *tensor; /* the one being filled */
-    uint64_t filled;                  /* bytes of it */
+/* A stretch of the content, and where its first byte lies: in `tensor`, behind `skip` bytes. */
+struct stretch {
+    const struct tensor_view *tensor;
+    uint64_t skip;
 };
 
-static void deal(struct dealer *dealer, const uint8_t *bytes, size_t size) {
+static struct stretch find_stretch(const struct safetensors_header *header, uint64_t offset) {
+    const struct tensor_view *tensor = header->tensors;
+    uint64_t bytes = view_bytes(tensor);
+    for (; offset >= bytes; bytes = view_bytes(tensor)) {
+        offset -= bytes;
+        tensor++;
+    }
+    return (struct stretch){tensor, offset};
+}
+
+/* Deal content out to the tensors. */
+static void deal(struct stretch at, const uint8_t *bytes, size_t size) {
     while (size > 0) {
-        uint64_t room = view_bytes(dealer->tensor) - dealer->filled;
-        if (room == 0) {
-            dealer->tensor++;
-            dealer->filled = 0;
-            continue;
-        }
+        uint64_t room = view_bytes(at.tensor) - at.skip;
         size_t n = size < room ? size : (size_t)room;
-        memcpy((uint8_t *)dealer->tensor->data + dealer->filled, bytes, n);
-        dealer->filled += n;
+        if (n > 0) {
+            memcpy((uint8_t *)at.tensor->data + at.skip, bytes, n);
+        }
         bytes += n;
         size -= n;
+        at = (struct stretch){at.tensor + 1, 0};
     }
+}
+
+/* ---- work that several threads share ---- */
+
+/* Tasks 0 to count - 1, of which the first one that fails, in this order, gives the error: tasks are
+ * begun in order, and once one has failed no further ones are. */
+struct tasks {
+    void *context;
+    enum status (*work)(void *context, unsigned lane, uint64_t index, struct error *err);
+    uint64_t count;
+    atomic_uint_fast64_t next;
+    atomic_bool stop;
+    pthread_mutex_t mutex; /* guards the rest */
+    uint64_t failed;       /* `count`: none */
+    struct error err;
+};
+
+static void note_failure(struct tasks *tasks, uint64_t index, const struct error *err) {
+    atomic_store(&tasks->stop, true);
+    pthread_mutex_lock(&tasks->mutex);
+    if (index < tasks->failed) {
+        tasks->failed = index;
+        tasks->err = *err;
+    }
+    pthread_mutex_unlock(&tasks->mutex);
+}
+
+static void tasks_lane(void *context, unsigned lane) {
+    struct tasks *tasks = context;
+    while (!atomic_load(&tasks->stop)) {
+        uint64_t index = atomic_fetch_add(&tasks->next, 1);
+        struct error err = {STATUS_OK, ""};
+        if (index >= tasks->count) {
+            return;
+        }
+        if (tasks->work(tasks->context, lane, index, &err) != STATUS_OK) {
+            note_failure(tasks, index, &err);
+        }
+    }
+}
+
+static enum status run_tasks(unsigned lanes, uint64_t count, void *context,
+                             enum status (*work)(void *context, unsigned lane, uint64_t index,
+                                                 struct error *err),
+                             struct error *err) {
+    struct tasks tasks = {.context = context,
+                          .work = work,
+                          .count = count,
+                          .mutex = PTHREAD_MUTEX_INITIALIZER,
+                          .failed = count};
+    (void)parallel_run(lanes, tasks_lane, &tasks);
+    if (tasks.failed < count) {
+        if (err != NULL) {
+            *err = tasks.err;
+        }
+        return tasks.err.status;
+    }
+    return STATUS_OK;
+}
+
+/* Threads for so many bytes: each must have enough to do to be worth its start. */
+static unsigned lanes_for(uint64_t bytes) {
+    uint64_t worth = 1 + bytes / LANE_BYTES;
+    unsigned processors = parallel_processors();
+    unsigned most = processors < LANES_MAX ? processors : LANES_MAX;
+    return worth < most ? (unsigned)worth : most;
+}
+
+/* ---- digests ---- */
+
+struct digest_work {
+    const struct safetensors_header *header;
+    bool required;
+};
+
+/* One tensor against its digest. */
+static enum status check_tensor_digest(void *context, unsigned lane, uint64_t index,
+                                       struct error *err) {
+    (void)lane;
+    const struct digest_work *work = context;
+    const struct tensor_view *tensor = &work->header->tensors[index];
+    char key[TENSOR_NAME_CAPACITY + 8] = "digest.", hex[33];
+    char shown[TENSOR_NAME_CAPACITY];
+    const char *digest = find_metadata(work->header, strcat(key, tensor->name));
+    text_escape(tensor->name, strlen(tensor->name), shown, sizeof shown);
+    CHECK(digest != NULL || !work->required, err, STATUS_CORRUPT, "tensor '%s' has no digest",
+          shown);
+    if (digest != NULL) {
+        checkpoint_digest_hex(tensor->data, (size_t)view_bytes(tensor), hex);
+        CHECK(strcmp(digest, hex) == 0, err, STATUS_CORRUPT,
+              "tensor '%s' does not have the digest that the metadata give for it", shown);
+    }
+    return STATUS_OK;
 }
 
 /* Every tensor against its digest. `required`: a file of ours, where each must have one and none
  * may be left over. */
 static enum status check_tensor_digests(const struct safetensors_header *header, bool required,
                                         struct error *err) {
-    size_t checked = 0;
-    for (size_t i = 0; i < header->tensor_count; i++) {
-        const struct tensor_view *tensor = &header->tensors[i];
-        char key[TENSOR_NAME_CAPACITY + 8] = "digest.", hex[33];
-        char shown[TENSOR_NAME_CAPACITY];
-        const char *digest = find_metadata(header, strcat(key, tensor->name));
-        text_escape(tensor->name, strlen(tensor->name), shown, sizeof shown);
-        CHECK(digest != NULL || !required, err, STATUS_CORRUPT, "tensor '%s' has no digest", shown);
-        if (digest != NULL) {
-            checkpoint_digest_hex(tensor->data, (size_t)view_bytes(tensor), hex);
-            CHECK(strcmp(digest, hex) == 0, err, STATUS_CORRUPT,
-                  "tensor '%s' does not have the digest that the metadata give for it", shown);
-            checked++;
-        }
-    }
+    struct digest_work work = {header, required};
+    TRY(run_tasks(lanes_for(header->data_bytes), header->tensor_count, &work, check_tensor_digest,
+                  err));
     size_t digests = 0;
     for (size_t i = 0; i < header->metadata_count; i++) {
         digests += strncmp(header->metadata[i].key, "digest.", 7) == 0;
     }
-    CHECK(digests == checked || !required, err, STATUS_CORRUPT,
+    CHECK(digests == header->tensor_count || !required, err, STATUS_CORRUPT,
           "the metadata hold digests of %zu tensors, the file has %zu tensors", digests,
           header->tensor_count);
     return STATUS_OK;
@@ -325,27 +424,75 @@ static enum status read_header_frame(ZSTD_DCtx *zstd, struct container *containe
     return status;
 }
 
-/* Decompress all data frames, one after the other, into the tensors. */
-static enum status read_data(ZSTD_DCtx *zstd, const struct container *container,
-                             const struct memory *memory, struct error *err) {
-    uint64_t data_bytes = memory->header.data_bytes;
-    uint64_t largest = data_bytes < CHECKPOINT_FRAME_BYTES ? data_bytes : CHECKPOINT_FRAME_BYTES;
-    uint8_t *content = malloc((size_t)largest + 1);
-    CHECK(content != NULL, err, STATUS_MEMORY, "no memory for a frame of a checkpoint");
-    struct dealer dealer = {.tensor = memory->header.tensors};
-    enum status status = STATUS_OK;
-    size_t offset = container->header_frame.size;
-    for (uint64_t i = 1; status == STATUS_OK && i < container->frames; i++) {
-        /* check_frames has compared these two numbers with the frame itself. */
-        struct frame frame = {container->bytes + offset, layout_get32(table_entry(container, i)),
-                              layout_get32(table_entry(container, i) + 4)};
-        status = decompress(zstd, &frame, container->bytes, content, err);
-        if (status == STATUS_OK) {
-            deal(&dealer, content, (size_t)frame.content_bytes);
-        }
-        offset += frame.size;
+/* What the lanes that take the data out of their frames share. */
+struct data_work {
+    const struct container *container;
+    const struct safetensors_header *header;
+    const size_t *offsets; /* [frames] in the file */
+    char (*digest)[33];
+    struct {
+        ZSTD_DCtx *zstd;
+        uint8_t *content; /* [CHECKPOINT_FRAME_BYTES] of more tensors than one */
+    } lanes[LANES_MAX];
+};
+
+/* Task 0 is the digest of the whole file, each other one the frame of its number. A frame lands in
+ * its tensor directly where it can. */
+static enum status read_data_task(void *context, unsigned lane, uint64_t index, struct error *err) {
+    struct data_work *work = context;
+    const struct container *container = work->container;
+    if (index == 0) {
+        return check_digest(container, *work->digest, err);
     }
-    free(content);
+    /* check_frames has compared these two numbers with the frame itself. */
+    struct frame frame = {container->bytes + work->offsets[index],
+                          layout_get32(table_entry(container, index)),
+                          layout_get32(table_entry(container, index) + 4)};
+    struct stretch at = find_stretch(work->header, (index - 1) * CHECKPOINT_FRAME_BYTES);
+    ZSTD_DCtx *zstd = work->lanes[lane].zstd;
+    if (frame.content_bytes <= view_bytes(at.tensor) - at.skip) {
+        return decompress(zstd, &frame, container->bytes, (uint8_t *)at.tensor->data + at.skip,
+                          err);
+    }
+    uint8_t *content = work->lanes[lane].content;
+    TRY(decompress(zstd, &frame, container->bytes, content, err));
+    deal(at, content, (size_t)frame.content_bytes);
+    return STATUS_OK;
+}
+
+static size_t *list_offsets(const struct container *container) {
+    size_t *offsets = malloc((size_t)container->frames * sizeof offsets[0]);
+    size_t offset = 0;
+    for (uint64_t i = 0; offsets != NULL && i < container->frames; i++) {
+        offsets[i] = offset;
+        offset += layout_get32(table_entry(container, i));
+    }
+    return offsets;
+}
+
+/* Digest the file and take all data out of their frames into the tensors. */
+static enum status read_data(const struct container *container, const struct memory *memory,
+                             char digest[33], struct error *err) {
+    const struct safetensors_header *header = &memory->header;
+    struct data_work work = {.container = container, .header = header};
+    size_t *offsets = list_offsets(container);
+    work.offsets = offsets;
+    work.digest = (char(*)[33])digest;
+    unsigned lanes = lanes_for(header->data_bytes);
+    bool complete = offsets != NULL;
+    for (unsigned i = 0; i < lanes && complete; i++) {
+        work.lanes[i].zstd = ZSTD_createDCtx();
+        work.lanes[i].content = malloc(CHECKPOINT_FRAME_BYTES);
+        complete = work.lanes[i].zstd != NULL && work.lanes[i].content != NULL;
+    }
+    enum status status =
+        complete ? run_tasks(lanes, container->frames, &work, read_data_task, err)
+                 : error_set(err, STATUS_MEMORY, "no memory for decompressing a checkpoint");
+    for (unsigned i = 0; i < lanes; i++) {
+        ZSTD_freeDCtx(work.lanes[i].zstd);
+        free(work.lanes[i].content);
+    }
+    free(offsets);
     return status;
 }
 
@@ -359,10 +506,9 @@ static enum status read_compressed(ZSTD_DCtx *zstd, const uint8_t *bytes, size_t
     TRY(check_version(header, true, err));
     TRY(check_end(&container, header->data_bytes, err));
     TRY(check_frames(&container, header->data_bytes, err));
-    TRY(check_digest(&container, out->digest, err));
     double decompress = clock_monotonic_seconds();
     TRY(place_tensors(memory, err));
-    TRY(read_data(zstd, &container, memory, err));
+    TRY(read_data(&container, memory, out->digest, err));
     double digests = clock_monotonic_seconds();
     TRY(check_tensor_digests(header, true, err));
     out->verify_seconds = decompress - begin + clock_monotonic_seconds() - digests;
@@ -401,8 +547,7 @@ static enum status decode_plain(const uint8_t *bytes, size_t size, struct memory
           "the safetensors file holds %zu bytes of tensors, its header describes %" PRIu64,
           data_bytes, memory->header.data_bytes);
     TRY(place_tensors(memory, err));
-    struct dealer dealer = {.tensor = memory->header.tensors};
-    deal(&dealer, json + json_bytes, data_bytes);
+    deal((struct stretch){memory->header.tensors, 0}, json + json_bytes, data_bytes);
     bool ours = find_metadata(&memory->header, "format_version") != NULL;
     return check_tensor_digests(&memory->header, ours, err);
 }

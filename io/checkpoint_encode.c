@@ -1,12 +1,14 @@
 #include "io/checkpoint.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
-#include <zstd.h>
 
+#include "host/base/parallel.h"
 #include "host/base/text.h"
+#include "io/checkpoint_frames.h"
 #include "io/checkpoint_layout.h"
 #include "io/safetensors.h"
 
@@ -17,54 +19,38 @@ _Static_assert((int)CHECKPOINT_FRAME_BYTES >=
                    (int)CHECKPOINT_HEADER_BYTES_MAX + (int)SAFETENSORS_LENGTH_BYTES,
                "the header fits into one frame");
 
+/* What the first pass over a tensor finds. */
+struct summary {
+    char digest[33];
+    bool finite;
+};
+
 struct checkpoint_encoder {
-    ZSTD_CCtx *zstd;
-    XXH3_state_t *digest; /* of the raw bytes of the checkpoint being written */
-    uint8_t *content;     /* [CHECKPOINT_FRAME_BYTES] content of one frame */
-    uint8_t *frame;       /* [frame_capacity] that frame, compressed */
-    size_t frame_capacity;
-    uint8_t *trailer; /* digest frame and seek table */
-    size_t entries;   /* seek table entries written so far */
+    struct checkpoint_frames *frames;
+    XXH3_state_t *digest;                     /* of the raw bytes of the checkpoint being written */
+    XXH3_state_t *passes[PARALLEL_LANES_MAX]; /* one a thread, of the tensor it looks at */
+    uint8_t *trailer;                         /* digest frame and seek table */
+    size_t entries;                           /* seek table entries written so far */
+    double cpu_seconds; /* of other threads than the caller's, in the latest encoding */
+    struct summary summaries[CHECKPOINT_TENSORS_MAX];
 };
 
 /* ---- create ---- */
 
-static enum status set_parameter(ZSTD_CCtx *zstd, ZSTD_cParameter parameter, int value,
-                                 struct error *err) {
-    size_t result = ZSTD_CCtx_setParameter(zstd, parameter, value);
-    CHECK(!ZSTD_isError(result), err, STATUS_CONFIG, "zstd refuses compression setting %d: %s",
-          value, ZSTD_getErrorName(result));
-    return STATUS_OK;
-}
-
-static enum status prepare(struct checkpoint_encoder *encoder, int level, struct error *err) {
-    CHECK(encoder->zstd && encoder->digest && encoder->content && encoder->frame &&
-              encoder->trailer,
-          err, STATUS_MEMORY, "no memory for the checkpoint encoder");
-    TRY(set_parameter(encoder->zstd, ZSTD_c_compressionLevel, level, err));
-    TRY(set_parameter(encoder->zstd, ZSTD_c_checksumFlag, 1, err));
-    TRY(set_parameter(encoder->zstd, ZSTD_c_contentSizeFlag, 1, err));
-    /* zstd allocates its tables at the first frame: let that happen now. */
-    size_t size = ZSTD_compress2(encoder->zstd, encoder->frame, encoder->frame_capacity,
-                                 encoder->content, CHECKPOINT_FRAME_BYTES);
-    CHECK(!ZSTD_isError(size), err, STATUS_MEMORY, "the checkpoint encoder cannot be prepared: %s",
-          ZSTD_getErrorName(size));
-    return STATUS_OK;
-}
-
-enum status checkpoint_encoder_create(int level, struct checkpoint_encoder **out,
+enum status checkpoint_encoder_create(int level, unsigned threads, struct checkpoint_encoder **out,
                                       struct error *err) {
-    CHECK(level >= -7 && level <= 19, err, STATUS_CONFIG,
-          "compression level %d: a level from -7 to 19 is needed", level);
     struct checkpoint_encoder *encoder = calloc(1, sizeof *encoder);
     CHECK(encoder != NULL, err, STATUS_MEMORY, "no memory for the checkpoint encoder");
-    encoder->zstd = ZSTD_createCCtx();
     encoder->digest = XXH3_createState();
-    encoder->content = calloc(1, CHECKPOINT_FRAME_BYTES);
-    encoder->frame_capacity = ZSTD_compressBound(CHECKPOINT_FRAME_BYTES);
-    encoder->frame = malloc(encoder->frame_capacity);
     encoder->trailer = malloc(LAYOUT_DIGEST_FRAME_BYTES + layout_seek_table_bytes(ENTRIES_MAX));
-    enum status status = prepare(encoder, level, err);
+    bool complete = encoder->digest != NULL && encoder->trailer != NULL;
+    for (unsigned i = 0; i < threads && i < PARALLEL_LANES_MAX; i++) {
+        encoder->passes[i] = XXH3_createState();
+        complete = complete && encoder->passes[i] != NULL;
+    }
+    enum status status =
+        complete ? checkpoint_frames_create(level, threads, &encoder->frames, err)
+                 : error_set(err, STATUS_MEMORY, "no memory for the checkpoint encoder");
     if (status != STATUS_OK) {
         checkpoint_encoder_free(encoder);
         return status;
@@ -75,13 +61,18 @@ enum status checkpoint_encoder_create(int level, struct checkpoint_encoder **out
 
 void checkpoint_encoder_free(struct checkpoint_encoder *encoder) {
     if (encoder != NULL) {
-        ZSTD_freeCCtx(encoder->zstd);
+        checkpoint_frames_free(encoder->frames);
         XXH3_freeState(encoder->digest);
-        free(encoder->content);
-        free(encoder->frame);
+        for (unsigned i = 0; i < PARALLEL_LANES_MAX; i++) {
+            XXH3_freeState(encoder->passes[i]);
+        }
         free(encoder->trailer);
         free(encoder);
     }
+}
+
+double checkpoint_encoder_cpu_seconds(const struct checkpoint_encoder *encoder) {
+    return encoder->cpu_seconds;
 }
 
 /* ---- checks before the first byte ---- */
@@ -144,12 +135,8 @@ static bool may_be_nonfinite(const char *name) {
     return strncmp(name, "state.", 6) == 0 || strncmp(name, "history.", 8) == 0;
 }
 
-static enum status check_finite(const struct tensor_view *tensor, struct error *err) {
-    uint64_t elements;
-    if (may_be_nonfinite(tensor->name) || !tensor_elements(tensor, &elements) ||
-        all_finite(tensor->dtype, tensor->data, (size_t)elements)) {
-        return STATUS_OK;
-    }
+/* Only for a tensor of which the first pass said that it is not. */
+static enum status nonfinite_error(const struct tensor_view *tensor, struct error *err) {
     size_t at = 0;
     while (element_is_finite(tensor, at)) {
         at++;
@@ -182,7 +169,7 @@ static enum status check_tensor(const struct tensor_view *tensors, size_t index,
     uint64_t bytes;
     CHECK(tensor_bytes(tensor, &bytes) && bytes <= CHECKPOINT_CONTENT_BYTES_MAX, err, STATUS_CONFIG,
           "tensor '%s' is larger than a checkpoint may be", shown);
-    return check_finite(tensor, err);
+    return STATUS_OK;
 }
 
 static enum status check_metadata(const struct metadata_pair *metadata, size_t index,
@@ -215,6 +202,7 @@ static enum status check_all(const struct tensor_view *tensors, size_t tensor_co
 
 /* One encoding on its way: where the bytes go and what has been counted. */
 struct output {
+    struct checkpoint_encoder *encoder;
     checkpoint_sink sink;
     void *context;
     uint64_t bytes;
@@ -242,42 +230,15 @@ static void add_seek_entry(struct checkpoint_encoder *encoder, size_t frame_byte
     layout_put32(entry + 8, checksum);
 }
 
-/* Compress one frame's content and send it. */
-static enum status write_frame(struct checkpoint_encoder *encoder, const void *content, size_t size,
-                               struct output *output, struct error *err) {
-    size_t frame_bytes =
-        ZSTD_compress2(encoder->zstd, encoder->frame, encoder->frame_capacity, content, size);
-    CHECK(!ZSTD_isError(frame_bytes), err, STATUS_INTERNAL, "zstd cannot compress a frame: %s",
-          ZSTD_getErrorName(frame_bytes));
+/* A checkpoint_take: note a frame and send it. */
+static enum status write_frame(void *context, const struct checkpoint_frame *frame,
+                               struct error *err) {
+    struct output *output = context;
+    struct checkpoint_encoder *encoder = output->encoder;
     /* The seekable format asks for the very checksum that ends a zstd frame. */
-    add_seek_entry(encoder, frame_bytes, size,
-                   layout_get32(encoder->frame + frame_bytes - LAYOUT_CHECKSUM_BYTES));
-    XXH3_128bits_update(encoder->digest, encoder->frame, frame_bytes);
-    return give(output, encoder->frame, frame_bytes, err);
-}
-
-/* The tensors' bytes, gathered into frames of CHECKPOINT_FRAME_BYTES. */
-static enum status write_data(struct checkpoint_encoder *encoder, const struct tensor_view *tensors,
-                              size_t tensor_count, struct output *output, struct error *err) {
-    size_t filled = 0;
-    for (size_t i = 0; i < tensor_count; i++) {
-        const uint8_t *from = tensors[i].data;
-        uint64_t left = 0;
-        (void)!tensor_bytes(&tensors[i], &left); /* check_tensor saw that it has a size */
-        while (left > 0) {
-            size_t room = CHECKPOINT_FRAME_BYTES - filled;
-            size_t n = left < room ? (size_t)left : room;
-            memcpy(encoder->content + filled, from, n);
-            filled += n;
-            from += n;
-            left -= n;
-            if (filled == CHECKPOINT_FRAME_BYTES) {
-                TRY(write_frame(encoder, encoder->content, filled, output, err));
-                filled = 0;
-            }
-        }
-    }
-    return filled > 0 ? write_frame(encoder, encoder->content, filled, output, err) : STATUS_OK;
+    add_seek_entry(encoder, frame->size, frame->content_bytes, frame->checksum);
+    XXH3_128bits_update(encoder->digest, frame->bytes, frame->size);
+    return give(output, frame->bytes, frame->size, err);
 }
 
 static enum status write_trailer(struct checkpoint_encoder *encoder, struct output *output,
@@ -301,22 +262,78 @@ static enum status write_trailer(struct checkpoint_encoder *encoder, struct outp
     return give(output, encoder->trailer, LAYOUT_DIGEST_FRAME_BYTES + table_bytes, err);
 }
 
+/* ---- the first pass: digests, and whether all is finite ---- */
+
+/* Bytes that stay in a core's cache between the two looks that each of them gets. */
+enum { PASS_BYTES = 64 << 10 };
+
+static void digest_text(XXH128_hash_t hash, char out[33]) {
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, hash);
+    for (size_t i = 0; i < sizeof canonical.digest; i++) {
+        snprintf(out + 2 * i, 3, "%02x", canonical.digest[i]);
+    }
+}
+
+static void summarise(const struct tensor_view *tensor, XXH3_state_t *state, struct summary *out) {
+    uint64_t bytes = 0;
+    (void)!tensor_bytes(tensor, &bytes); /* check_tensor saw that it has a size */
+    size_t width = dtype_bytes(tensor->dtype);
+    bool may_be_any = may_be_nonfinite(tensor->name);
+    const uint8_t *data = tensor->data;
+    XXH3_128bits_reset(state);
+    out->finite = true;
+    for (uint64_t done = 0; done < bytes; done += PASS_BYTES) {
+        size_t n = bytes - done < PASS_BYTES ? (size_t)(bytes - done) : PASS_BYTES;
+        XXH3_128bits_update(state, data + done, n);
+        out->finite =
+            (may_be_any || all_finite(tensor->dtype, data + done, n / width)) && out->finite;
+    }
+    digest_text(XXH3_128bits_digest(state), out->digest);
+}
+
+struct pass {
+    const struct tensor_view *tensors;
+    size_t count;
+    struct checkpoint_encoder *encoder;
+    atomic_size_t next;
+};
+
+static void pass_lane(void *context, unsigned lane) {
+    struct pass *pass = context;
+    struct checkpoint_encoder *encoder = pass->encoder;
+    for (size_t i; (i = atomic_fetch_add(&pass->next, 1)) < pass->count;) {
+        summarise(&pass->tensors[i], encoder->passes[lane], &encoder->summaries[i]);
+    }
+}
+
+static enum status look_at_tensors(struct checkpoint_encoder *encoder,
+                                   const struct tensor_view *tensors, size_t count,
+                                   struct error *err) {
+    struct pass pass = {tensors, count, encoder, 0};
+    unsigned threads = checkpoint_frames_threads(encoder->frames);
+    encoder->cpu_seconds += parallel_run(threads, pass_lane, &pass);
+    for (size_t i = 0; i < count; i++) {
+        if (!encoder->summaries[i].finite) {
+            return nonfinite_error(&tensors[i], err);
+        }
+    }
+    return STATUS_OK;
+}
+
 /* ---- encode ---- */
 
-static void add_digest(struct safetensors_builder *builder, const struct tensor_view *tensor) {
+static void add_digest(struct safetensors_builder *builder, const struct tensor_view *tensor,
+                       const struct summary *summary) {
     char key[TENSOR_NAME_CAPACITY + 8] = "digest.";
     strcat(key, tensor->name);
-    char hex[33];
-    uint64_t bytes = 0;
-    (void)!tensor_bytes(tensor, &bytes);
-    checkpoint_digest_hex(tensor->data, (size_t)bytes, hex);
-    safetensors_add_metadata(builder, key, hex);
+    safetensors_add_metadata(builder, key, summary->digest);
 }
 
 static enum status build_header(struct safetensors_builder *builder,
-                                const struct tensor_view *tensors, size_t tensor_count,
-                                const struct metadata_pair *metadata, size_t metadata_count,
-                                struct error *err) {
+                                const struct summary *summaries, const struct tensor_view *tensors,
+                                size_t tensor_count, const struct metadata_pair *metadata,
+                                size_t metadata_count, struct error *err) {
     char version[16];
     snprintf(version, sizeof version, "%d", CHECKPOINT_FORMAT_VERSION);
     safetensors_add_metadata(builder, "format_version", version);
@@ -324,7 +341,7 @@ static enum status build_header(struct safetensors_builder *builder,
         safetensors_add_metadata(builder, metadata[i].key, metadata[i].value);
     }
     for (size_t i = 0; i < tensor_count; i++) {
-        add_digest(builder, &tensors[i]);
+        add_digest(builder, &tensors[i], &summaries[i]);
     }
     for (size_t i = 0; i < tensor_count; i++) {
         safetensors_add_tensor(builder, &tensors[i]);
@@ -335,25 +352,37 @@ static enum status build_header(struct safetensors_builder *builder,
     return STATUS_OK;
 }
 
+/* The header's frame, the tensors' frames, what ends the file. */
+static enum status write_all(struct checkpoint_encoder *encoder, const struct text *header,
+                             const struct tensor_view *tensors, size_t tensor_count,
+                             struct output *output, struct error *err) {
+    struct checkpoint_frame frame;
+    encoder->entries = 0;
+    XXH3_128bits_reset(encoder->digest);
+    TRY(checkpoint_frames_make(encoder->frames, header->bytes, header->size, &frame, err));
+    TRY(write_frame(output, &frame, err));
+    TRY(checkpoint_frames_run(encoder->frames, tensors, tensor_count, write_frame, output, err));
+    return write_trailer(encoder, output, err);
+}
+
 enum status checkpoint_encode(struct checkpoint_encoder *encoder, const struct tensor_view *tensors,
                               size_t tensor_count, const struct metadata_pair *metadata,
                               size_t metadata_count, checkpoint_sink sink, void *sink_context,
                               uint64_t *out_bytes, double *compress_seconds, struct error *err) {
     double start = clock_monotonic_seconds();
-    struct output output = {.sink = sink, .context = sink_context};
+    struct output output = {.encoder = encoder, .sink = sink, .context = sink_context};
     struct safetensors_builder builder = {0};
+    encoder->cpu_seconds = 0;
     TRY(check_all(tensors, tensor_count, metadata, metadata_count, err));
-    encoder->entries = 0;
-    XXH3_128bits_reset(encoder->digest);
-    enum status status =
-        build_header(&builder, tensors, tensor_count, metadata, metadata_count, err);
+    TRY(look_at_tensors(encoder, tensors, tensor_count, err));
+    enum status status = build_header(&builder, encoder->summaries, tensors, tensor_count, metadata,
+                                      metadata_count, err);
     if (status == STATUS_OK) {
-        status = write_frame(encoder, builder.text.bytes, builder.text.size, &output, err);
+        status = write_all(encoder, &builder.text, tensors, tensor_count, &output, err);
     }
     text_free(&builder.text);
+    encoder->cpu_seconds += checkpoint_frames_cpu_seconds(encoder->frames);
     TRY(status);
-    TRY(write_data(encoder, tensors, tensor_count, &output, err));
-    TRY(write_trailer(encoder, &output, err));
     if (out_bytes != NULL) {
         *out_bytes = output.bytes;
     }
@@ -364,9 +393,5 @@ enum status checkpoint_encode(struct checkpoint_encoder *encoder, const struct t
 }
 
 void checkpoint_digest_hex(const void *bytes, size_t size, char out[33]) {
-    XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes, size));
-    for (size_t i = 0; i < sizeof canonical.digest; i++) {
-        snprintf(out + 2 * i, 3, "%02x", canonical.digest[i]);
-    }
+    digest_text(XXH3_128bits(bytes, size), out);
 }

@@ -6,7 +6,7 @@
  *     digest frame (skippable): XXH3-128 of all bytes before it
  *     seek table (skippable): one entry per frame above, the digest frame included
  *
- * Private to io/checkpoint_encode.c and io/checkpoint_decode.c.
+ * Private to io/checkpoint_encode.c, io/checkpoint_frames.c and io/checkpoint_decode.c.
  */
 #ifndef CAIRN_IO_CHECKPOINT_LAYOUT_H
 #define CAIRN_IO_CHECKPOINT_LAYOUT_H
@@ -26,10 +26,12 @@ enum {
     LAYOUT_SKIPPABLE_HEADER_BYTES = 8, /* magic, size of what follows */
     LAYOUT_DIGEST_BYTES = 16,          /* canonical (big-endian) XXH3-128 */
     LAYOUT_DIGEST_FRAME_BYTES = LAYOUT_SKIPPABLE_HEADER_BYTES + LAYOUT_DIGEST_BYTES,
-    LAYOUT_SEEK_ENTRY_BYTES = 12,  /* compressed size, content size, checksum of the content */
-    LAYOUT_SEEK_FOOTER_BYTES = 9,  /* number of entries, descriptor, magic */
-    LAYOUT_SEEK_DESCRIPTOR = 0x80, /* entries have checksums */
-    LAYOUT_CHECKSUM_BYTES = 4      /* at the end of every zstd frame: low half of XXH64 */
+    LAYOUT_SEEK_ENTRY_BYTES = 12,    /* compressed size, content size, checksum of the content */
+    LAYOUT_SEEK_FOOTER_BYTES = 9,    /* number of entries, descriptor, magic */
+    LAYOUT_SEEK_DESCRIPTOR = 0x80,   /* entries have checksums */
+    LAYOUT_CHECKSUM_BYTES = 4,       /* at the end of every zstd frame: low half of XXH64 */
+    LAYOUT_STORED_DESCRIPTOR = 0xA4, /* of a stored frame: size in 4 bytes, one segment, checksum */
+    LAYOUT_BLOCK_BYTES = 128 << 10   /* the largest block that zstd allows */
 };
 
 /* Data frames for so many bytes of tensors. */

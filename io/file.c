@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/base/memory.h"
 #include "host/base/text.h"
 
 enum {
@@ -90,6 +91,7 @@ static enum status grow(uint8_t **bytes, size_t size, size_t *capacity, size_t w
     uint8_t *moved = realloc(*bytes, grown);
     CHECK(moved != NULL, err, STATUS_MEMORY, "out of memory while reading a file (%zu bytes)",
           grown);
+    memory_ask_large_pages(moved, grown);
     *bytes = moved;
     *capacity = grown;
     return STATUS_OK;

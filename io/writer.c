@@ -10,6 +10,7 @@
 
 #include <assert.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,6 +60,8 @@ struct writer {
     uint64_t stall_count;
 
     /* writer's thread only */
+    bool ordinary;                      /* scheduled by SCHED_OTHER when it began */
+    double ended_seconds, took_seconds; /* of the latest save; monotonic clock */
     struct writer_targets publisher;
     struct save_result result; /* of the job being written */
     uint64_t
@@ -132,17 +135,10 @@ static bool is_unpublished(const struct writer *writer, uint64_t id) {
     return false;
 }
 
-static double thread_cpu_seconds(void) {
-    struct timespec now;
-    return clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now) == 0
-               ? (double)now.tv_sec + (double)now.tv_nsec * 1e-9
-               : 0.0;
-}
-
 static void write_job(struct writer *writer, const struct job *job) {
     struct save_result *result = &writer->result;
     begin_result(result, job);
-    double cpu_before = thread_cpu_seconds();
+    double cpu_before = clock_thread_cpu_seconds();
     struct error err = {STATUS_OK, ""};
     double before = clock_monotonic_seconds();
     const struct backend_table *table = writer->be->table;
@@ -162,7 +158,7 @@ static void write_job(struct writer *writer, const struct job *job) {
         table->range_end(writer->be);
     }
     result->durable_seconds = clock_monotonic_seconds() - job->entered_seconds;
-    result->cpu_seconds = thread_cpu_seconds() - cpu_before;
+    result->cpu_seconds += clock_thread_cpu_seconds() - cpu_before;
     result->status = status;
     if (result->targets_published == 0) {
         writer->unpublished[writer->unpublished_count++ % UNPUBLISHED_KEPT] = job->id;
@@ -198,15 +194,47 @@ static void finish_job_locked(struct writer *writer, struct job *job) {
     pthread_cond_broadcast(&writer->idle);
 }
 
+/* A thread that wakes up may take the processor of the thread that woke it, which is the trainer, in
+ * the middle of its save: on a machine without an idle core that was a stall of milliseconds, one
+ * save in fifty. Linux does not do so for a thread of the policy SCHED_BATCH (sched(7)). While it
+ * writes, the writer is an ordinary thread, or else each of its waits for the disk would end when
+ * the trainer's time slice does; but not where saves come so fast that it hardly rests: there
+ * training goes first, and the busy policy says what becomes of the saves. A policy that the user
+ * chose for the process stays, and so it does where the system refuses. */
+static void set_yielding(const struct writer *writer, bool yielding) {
+    const struct sched_param none = {0};
+    if (writer->ordinary) {
+        (void)pthread_setschedparam(pthread_self(), yielding ? SCHED_BATCH : SCHED_OTHER, &none);
+    }
+}
+
+/* Has the writer rested for most of the time since the save before this one? */
+static bool has_rested(const struct writer *writer, double now) {
+    return now - writer->ended_seconds >= 3 * writer->took_seconds;
+}
+
+static void write_job_politely(struct writer *writer, const struct job *job) {
+    double begin = clock_monotonic_seconds();
+    if (has_rested(writer, begin)) {
+        set_yielding(writer, false);
+    }
+    write_job(writer, job);
+    set_yielding(writer, true);
+    writer->ended_seconds = clock_monotonic_seconds();
+    writer->took_seconds = writer->ended_seconds - begin;
+}
+
 static void *writer_thread(void *context) {
     struct writer *writer = context;
+    writer->ordinary = sched_getscheduler(0) == SCHED_OTHER;
+    set_yielding(writer, true);
     pthread_mutex_lock(&writer->mutex);
     for (;;) {
         struct job *job = oldest_waiting_locked(writer);
         if (job != NULL) {
             job->state = JOB_WRITING;
             pthread_mutex_unlock(&writer->mutex);
-            write_job(writer, job);
+            write_job_politely(writer, job);
             pthread_mutex_lock(&writer->mutex);
             finish_job_locked(writer, job);
         } else if (writer->closing) {

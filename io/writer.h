@@ -51,7 +51,8 @@ struct writer_options {
     struct store *store;   /* borrowed; store_committed is called for ring targets */
     int compression_level; /* zstd, -7 to 19 */
     enum writer_busy busy;
-    size_t host_capacity; /* snapshot_pool_create's */
+    size_t host_capacity;         /* snapshot_pool_create's */
+    unsigned compression_threads; /* the writer's own included; 0 is 1, that one alone */
 };
 
 /* WRITER_RESULTS_MAX: finished saves that wait to be polled. At most two are under way at a time,
@@ -99,7 +100,7 @@ struct save_result {
      * durable_seconds the save spent in the queue. */
     double snapshot_seconds, compress_seconds, write_seconds, fsync_seconds, rename_seconds;
     double retain_seconds;
-    double cpu_seconds; /* processor time that the writer spent on this save */
+    double cpu_seconds; /* processor time that the writer spent on this save, on all its threads */
 };
 
 struct writer_totals {

@@ -88,6 +88,7 @@ static enum status publish_tensors(struct writer_targets *targets, const char *p
         publish_abort(&publish);
     }
     result->compress_seconds += compress_seconds;
+    result->cpu_seconds += checkpoint_encoder_cpu_seconds(targets->encoder);
     result->write_seconds += publish.write_seconds;
     result->fsync_seconds += publish.fsync_seconds;
     result->rename_seconds += publish.rename_seconds;
@@ -143,7 +144,8 @@ enum status writer_targets_init(struct writer_targets *targets,
     }
     targets->host[sizeof targets->host - 1] = '\0'; /* a name that was cut has none */
     snprintf(targets->pid, sizeof targets->pid, "%ld", (long)getpid());
-    return checkpoint_encoder_create(options->compression_level, &targets->encoder, err);
+    unsigned threads = options->compression_threads > 0 ? options->compression_threads : 1;
+    return checkpoint_encoder_create(options->compression_level, threads, &targets->encoder, err);
 }
 
 void writer_targets_deinit(struct writer_targets *targets) {

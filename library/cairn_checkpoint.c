@@ -2,6 +2,7 @@
  * are in files of their own. */
 #include "include/cairn/checkpoint.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -101,6 +102,8 @@ static enum status check_options(const struct cairn_checkpoint_options *options,
           options->size, sizeof *options);
     CHECK(options->compression_level >= -7 && options->compression_level <= 19, err, STATUS_USAGE,
           "compression level %d: a level from -7 to 19 is needed", options->compression_level);
+    CHECK(options->compression_threads <= 64, err, STATUS_USAGE,
+          "%" PRIu32 " compression threads: at most 64 are possible", options->compression_threads);
     CHECK(options->keep_every_seconds >= 0.0, err, STATUS_USAGE,
           "keep_every_seconds %g: 0 or more is needed", options->keep_every_seconds);
     CHECK((unsigned)options->busy <= CAIRN_CHECKPOINT_WAIT &&

@@ -123,6 +123,7 @@ static enum status create_writer(struct cairn_checkpoint *handle, const struct v
     struct writer_options options = {.files = handle->files,
                                      .store = handle->store,
                                      .compression_level = handle->options.compression_level,
+                                     .compression_threads = handle->options.compression_threads,
                                      .busy = busy[handle->options.busy],
                                      .host_capacity = host_bytes(handle, values)};
     size_t gathered = snapshot_gathered_bytes(handle->sources, handle->tensor_count);

@@ -165,7 +165,7 @@ TEST(Encode, SameInputGivesSameBytes) {
     std::vector<struct tensor_view> views = views_of(tensors);
     struct metadata_pair pair = {"a", "b"};
     struct checkpoint_encoder *encoder = nullptr;
-    ASSERT_EQ(checkpoint_encoder_create(1, &encoder, nullptr), STATUS_OK);
+    ASSERT_EQ(checkpoint_encoder_create(1, 1, &encoder, nullptr), STATUS_OK);
     checkpoint_sink failing = [](void *, const void *, size_t, struct error *) {
         return STATUS_IO;
     };
@@ -193,7 +193,7 @@ TEST(Encode, FailureOfTheSinkEndsTheEncodingAndIsReturned) {
     std::vector<Tensor> tensors = {large("large", 2 * FRAME)};
     std::vector<struct tensor_view> views = views_of(tensors);
     struct checkpoint_encoder *encoder = nullptr;
-    ASSERT_EQ(checkpoint_encoder_create(1, &encoder, nullptr), STATUS_OK);
+    ASSERT_EQ(checkpoint_encoder_create(1, 1, &encoder, nullptr), STATUS_OK);
     struct Sink {
         int calls, fail_at;
     };

@@ -28,7 +28,7 @@ int write(const char *path, const std::vector<struct tensor_view> &tensors,
     struct error err = {};
     struct checkpoint_encoder *encoder = nullptr;
     std::string bytes;
-    enum status status = checkpoint_encoder_create(1, &encoder, &err);
+    enum status status = checkpoint_encoder_create(1, 1, &encoder, &err);
     if (status == STATUS_OK) {
         status = checkpoint_encode(encoder, tensors.data(), tensors.size(), metadata.data(),
                                    metadata.size(), append, &bytes, nullptr, nullptr, &err);

@@ -38,7 +38,7 @@ class RunState : public testing::Test {
         checkpoint_free(checkpoint_);
         checkpoint_ = nullptr;
         checkpoint_encoder *encoder = nullptr;
-        ASSERT_EQ(checkpoint_encoder_create(1, &encoder, &err_), STATUS_OK) << err_.message;
+        ASSERT_EQ(checkpoint_encoder_create(1, 1, &encoder, &err_), STATUS_OK) << err_.message;
         std::string bytes;
         auto sink = [](void *context, const void *data, size_t size, error *) {
             static_cast<std::string *>(context)->append(static_cast<const char *>(data), size);

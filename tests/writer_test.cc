@@ -91,7 +91,7 @@ TEST_P(WriterOnBoth, TheFileIsBitForBitASynchronousEncodingOfTheStateAtTheCall) 
     struct error err = {};
     std::string expected;
     uint64_t bytes = 0;
-    ASSERT_EQ(checkpoint_encoder_create(1, &encoder, &err), STATUS_OK);
+    ASSERT_EQ(checkpoint_encoder_create(1, 1, &encoder, &err), STATUS_OK);
     ASSERT_EQ(checkpoint_encode(encoder, tensors, 4, pairs, 4, append_to_string, &expected, &bytes,
                                 nullptr, &err),
               STATUS_OK);

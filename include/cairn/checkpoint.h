@@ -136,7 +136,8 @@ struct cairn_checkpoint_options {
     size_t size;               /* of this struct, so that it can grow; the macro below sets it */
     uint32_t keep_max;         /* how many checkpoints stay; 0: all */
     double keep_every_seconds; /* besides, one per so many seconds stays for ever; 0: none does */
-    int compression_level;     /* zstd's, -7 to 19; 1 is right nearly always */
+    int compression_level;     /* zstd's, -7 to 19; 1 is right nearly always. Below 3, what would
+                                  shrink by less than an eighth is stored as it is */
     enum cairn_checkpoint_busy busy;
     enum cairn_checkpoint_on_failure on_failure;
     bool read_only; /* for evaluation: no lock, nothing is created or written, save is refused */
@@ -144,13 +145,15 @@ struct cairn_checkpoint_options {
     void *context;                            /* first argument of on_error */
     void *cuda_stream; /* cudaStream_t of the training step; NULL: the default stream. It must
                           outlive the handle */
+    uint32_t compression_threads; /* that compress, the writer's own included; 0 is 1. The files do
+                                     not depend on it */
 };
 
 /* keep 5, level 1, skip, warn. */
 #define CAIRN_CHECKPOINT_OPTIONS_INIT                                                              \
     {                                                                                              \
         sizeof(struct cairn_checkpoint_options), 5, 0.0, 1, CAIRN_CHECKPOINT_SKIP,                 \
-            CAIRN_CHECKPOINT_WARN, false, NULL, NULL, NULL                                         \
+            CAIRN_CHECKPOINT_WARN, false, NULL, NULL, NULL, 0                                      \
     }
 
 /* Open a directory for the checkpoints of one run; it is created where needed. A relative path is

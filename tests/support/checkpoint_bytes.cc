@@ -156,7 +156,7 @@ Encoded encode(std::vector<Tensor> tensors, const Metadata &metadata, int level)
     }
     struct error err = {};
     struct checkpoint_encoder *encoder = nullptr;
-    out.status = checkpoint_encoder_create(level, &encoder, &err);
+    out.status = checkpoint_encoder_create(level, 1, &encoder, &err);
     if (out.status == STATUS_OK) {
         uint64_t bytes = 0;
         out.status = checkpoint_encode(encoder, views.data(), views.size(), pairs.data(),

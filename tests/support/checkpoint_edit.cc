@@ -63,7 +63,7 @@ void rewrite_checkpoint(const std::string &from, const std::string &to,
     };
     struct error err = {};
     struct checkpoint_encoder *encoder = nullptr;
-    ASSERT_EQ(checkpoint_encoder_create(1, &encoder, &err), STATUS_OK) << err.message;
+    ASSERT_EQ(checkpoint_encoder_create(1, 1, &encoder, &err), STATUS_OK) << err.message;
     EXPECT_EQ(checkpoint_encode(encoder, tensors.data(), tensors.size(), metadata.data(),
                                 metadata.size(), sink, &bytes, nullptr, nullptr, &err),
               STATUS_OK)

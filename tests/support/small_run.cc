@@ -94,7 +94,7 @@ enum status SmallRun::open(enum writer_busy busy, uint32_t keep_max,
                                                    reinterpret_cast<void **>(&region), &err);
     }
     if (status == STATUS_OK) {
-        struct writer_options options = {table, store, 1, busy, 4096};
+        struct writer_options options = {table, store, 1, busy, 4096, 1};
         status =
             writer_create(&options, device.get(), region, FLOATS * sizeof(float), &writer, &err);
     }
