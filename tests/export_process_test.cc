@@ -1,0 +1,245 @@
+// `cairn export` as a program: what it refuses, what it says, with which exit code, and what it
+// leaves. What others make of its files is for tests/python/.
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "tests/support/train_fixture.h"
+#include "gtest/gtest.h"
+
+namespace {
+
+const char *const kFormats[] = {"safetensors", "onnx", "keras", "checkpoint"};
+
+class Export : public TrainFixture {
+  protected:
+    void SetUp() override {
+        TrainFixture::SetUp();
+        Outcome outcome = train({"--max-steps", "2", "--keep-checkpoint-max", "0"});
+        ASSERT_EQ(outcome.code, 0) << outcome.err;
+    }
+
+    static std::string ending(const std::string &format) {
+        return format == "onnx"         ? ".onnx"
+               : format == "keras"      ? ".keras"
+               : format == "checkpoint" ? ".safetensors.zst"
+                                        : "";
+    }
+    // A path that a format takes.
+    std::string output(const std::string &format) const {
+        return dir_.file("out" + ending(format));
+    }
+    Outcome write(const std::string &format, const std::vector<std::string> &more = {}) const {
+        return run_cairn(std::vector<std::string>{"export", "--model-dir", model(), "--format",
+                                                  format, "--output", output(format)} +
+                         more);
+    }
+    std::vector<std::string> temporaries() const {
+        std::vector<std::string> out;
+        for (const auto &entry : std::filesystem::recursive_directory_iterator(dir_.path())) {
+            if (entry.path().filename().string().rfind(".cairn-tmp-", 0) == 0) {
+                out.push_back(entry.path());
+            }
+        }
+        return out;
+    }
+    // Flips a bit in the middle.
+    static void damage(const std::string &path) {
+        std::string bytes = read_file(path);
+        bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 0x20);
+        write_file(path, bytes);
+    }
+};
+
+TEST_F(Export, EveryFormatSaysWhatItDidAndNothingOnStdout) {
+    for (const char *format : kFormats) {
+        Outcome outcome = write(format);
+        EXPECT_EXIT_CODE(outcome, 0);
+        EXPECT_EQ(outcome.out, "");
+        EXPECT_SAYS(outcome, "(step 2)");
+        EXPECT_SAYS(outcome, output(format));
+        EXPECT_TRUE(exists(output(format))) << format;
+        EXPECT_EXIT_CODE(write(format), 0); // once more, over it
+    }
+    EXPECT_TRUE(temporaries().empty());
+}
+
+TEST_F(Export, TheDefaultIsTheFolder) {
+    EXPECT_EXIT_CODE(run_cairn({"export", "--model-dir", model(), "--output", output("")}), 0);
+    EXPECT_EQ(list_directory(output("")),
+              words("README.md config.json model.safetensors vocab.txt"));
+}
+
+TEST_F(Export, UsageErrors) {
+    const std::vector<std::vector<std::string>> wrong = {
+        {"export", "--model-dir", model()},
+        {"export", "--output", output("")},
+        {"export", "--model-dir", model(), "--output", output(""), "--format", "tsv"},
+        {"export", "--model-dir", model(), "--output", output(""), "--with-text"},
+        {"export", "--model-dir", model(), "--output", dir_.file("model.safetensors")},
+        {"export", "--model-dir", model(), "--output", output(""), "--allow-untrained"},
+        {"predict", "--model-dir", model(), "--format", "onnx"},
+    };
+    const char *const said[] = {
+        "--output",      "--model-dir", "safetensors, onnx, keras or checkpoint",
+        "--format onnx", "folder",      "--allow-untrained",
+        "tsv or jsonl"};
+    for (size_t i = 0; i < wrong.size(); i++) {
+        Outcome outcome = run_cairn(wrong[i]);
+        EXPECT_EXIT_CODE(outcome, 2);
+        EXPECT_SAYS(outcome, said[i]);
+    }
+    EXPECT_FALSE(exists(output("")));
+}
+
+TEST_F(Export, WithoutAModelThereIsNothingToExport) {
+    std::filesystem::create_directory(dir_.file("empty"));
+    for (const std::string &directory : {dir_.file("empty"), dir_.file("missing")}) {
+        Outcome outcome = run_cairn({"export", "--model-dir", directory, "--output", output("")});
+        EXPECT_EXIT_CODE(outcome, 66);
+        EXPECT_SAYS(outcome, directory);
+        EXPECT_FALSE(contains(outcome.err, "--allow-untrained")) << outcome.err;
+    }
+    EXPECT_FALSE(exists(output("")));
+}
+
+TEST_F(Export, AnUntrainedCheckpointIsExportedWithAWarning) {
+    Outcome outcome = write("checkpoint", {"--checkpoint", checkpoint_path(model(), 0)});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, "Warning");
+    EXPECT_SAYS(outcome, "not trained");
+}
+
+TEST_F(Export, ADamagedCheckpointIsPassedOverOrRefused) {
+    const std::string newest = checkpoint_path(model(), 2);
+    damage(newest);
+    Outcome latest = write("checkpoint");
+    EXPECT_EXIT_CODE(latest, 0);
+    EXPECT_SAYS(latest, newest);
+    EXPECT_SAYS(latest, "(step 0)");
+    std::filesystem::remove(output("checkpoint"));
+    Outcome named = write("checkpoint", {"--checkpoint", newest});
+    EXPECT_EXIT_CODE(named, 65);
+    EXPECT_SAYS(named, newest);
+    damage(checkpoint_path(model(), 0));
+    EXPECT_EXIT_CODE(write("checkpoint"), 65);
+    EXPECT_FALSE(exists(output("checkpoint")));
+}
+
+// ---- the output ----
+
+TEST_F(Export, WhatIsThereMustBeOfTheSameKind) {
+    for (const char *format : kFormats) {
+        std::filesystem::remove_all(output(format));
+        if (std::string(format) == "safetensors") {
+            write_file(output(format), "a file");
+        } else {
+            std::filesystem::create_directory(output(format));
+        }
+        Outcome outcome = write(format);
+        EXPECT_EXIT_CODE(outcome, 73);
+        EXPECT_SAYS(outcome, output(format));
+        std::filesystem::remove_all(output(format));
+        ASSERT_EQ(mkfifo(output(format).c_str(), 0600), 0);
+        EXPECT_EXIT_CODE(write(format), 73);
+        EXPECT_TRUE(std::filesystem::is_fifo(output(format)));
+        std::filesystem::remove(output(format));
+    }
+}
+
+TEST_F(Export, ATrainingStateIsNeverReplaced) {
+    const std::string best = model() + "/best.safetensors.zst",
+                      newest = checkpoint_path(model(), 2);
+    std::filesystem::copy_file(newest, dir_.file("copy.zst"));
+    for (const std::string &path : {best, newest, checkpoint_path(dir_.path(), 12345)}) {
+        Outcome outcome = write("checkpoint", {"--output", path});
+        EXPECT_EXIT_CODE(outcome, 73);
+        EXPECT_SAYS(outcome, path);
+    }
+    const std::string before = read_file(dir_.file("copy.zst"));
+    EXPECT_EXIT_CODE(write("checkpoint", {"--checkpoint", dir_.file("copy.zst"), "--output",
+                                          dir_.file("model/../copy.zst")}),
+                     73);
+    EXPECT_EQ(read_file(dir_.file("copy.zst")), before);
+    EXPECT_EQ(read_file(newest), before);
+}
+
+TEST_F(Export, AnOutputThatCannotBeMade) {
+    write_file(dir_.file("file"), "not a directory");
+    for (const char *format : kFormats) {
+        for (const std::string &place : {dir_.file("file/x"), std::string("/proc/x")}) {
+            Outcome outcome = write(format, {"--output", place + ending(format)});
+            EXPECT_EXIT_CODE(outcome, 73);
+            EXPECT_SAYS(outcome, place);
+        }
+    }
+    // A folder's own parents are made; a file's are not, as with `cp`.
+    EXPECT_EXIT_CODE(write("safetensors", {"--output", dir_.file("new/folder")}), 0);
+    Outcome outcome = write("checkpoint", {"--output", dir_.file("nowhere/film")});
+    EXPECT_EXIT_CODE(outcome, 73);
+    EXPECT_SAYS(outcome, dir_.file("nowhere/film"));
+}
+
+TEST_F(Export, AFullDiskLeavesNothing) {
+    for (const char *format : kFormats) {
+        std::filesystem::remove_all(output(format));
+        ProcessOptions options;
+        options.arguments = {"export", "--model-dir", model(),       "--format",
+                             format,   "--output",    output(format)};
+        options.file_bytes_max = 1024;
+        Outcome outcome = run(options);
+        EXPECT_EXIT_CODE(outcome, 74);
+        EXPECT_FALSE(exists(output(format))) << format;
+        EXPECT_TRUE(temporaries().empty()) << format;
+        // Over an old one, which stays.
+        EXPECT_EXIT_CODE(write(format), 0);
+        const std::string file = std::string(format) == "safetensors"
+                                     ? output(format) + "/model.safetensors"
+                                     : output(format);
+        const std::string before = read_file(file);
+        EXPECT_EXIT_CODE(run(options), 74);
+        EXPECT_EQ(read_file(file), before) << format;
+        EXPECT_TRUE(temporaries().empty()) << format;
+    }
+}
+
+// ---- back into the program ----
+
+TEST_F(Export, TheFolderAndTheFileAnswerLikeTheModel) {
+    ASSERT_EQ(write("safetensors").code, 0);
+    ASSERT_EQ(write("checkpoint", {"--output", dir_.file("film.zst")}).code, 0);
+    auto ask = [&](const std::vector<std::string> &which) {
+        ProcessOptions options;
+        options.arguments = std::vector<std::string>{"predict", "--format", "jsonl"} + which;
+        options.input = "good fine\nbad\n\nunheard of\n";
+        return run(options);
+    };
+    Outcome wanted = ask({"--model-dir", model()});
+    ASSERT_EQ(wanted.code, 0) << wanted.err;
+    for (const std::string &path : {output("safetensors"), dir_.file("film.zst")}) {
+        Outcome found = ask({"--checkpoint", path});
+        EXPECT_EXIT_CODE(found, 0);
+        EXPECT_EQ(found.out, wanted.out) << path;
+    }
+}
+
+TEST_F(Export, ARunBeginsWithTheFolder) {
+    ASSERT_EQ(write("safetensors").code, 0);
+    Outcome fits = train({"--model-dir", dir_.file("b"), "--init-from", output("safetensors")});
+    EXPECT_EXIT_CODE(fits, 0);
+    Outcome misfit = train({"--model-dir", dir_.file("c"), "--init-from", output("safetensors"),
+                            "--hidden-size", "9"});
+    EXPECT_EXIT_CODE(misfit, 76);
+    EXPECT_SAYS(misfit, "lstm.weight_ih_l0");
+    EXPECT_SAYS(misfit, "[32, 8]");
+    EXPECT_SAYS(misfit, "[36, 8]");
+    EXPECT_SAYS(misfit, "--hidden-size 8 in the checkpoint, 9 asked for");
+    EXPECT_SAYS(misfit, "leave --init-from away");
+    Outcome directory = train({"--model-dir", dir_.file("d"), "--init-from", model()});
+    EXPECT_EXIT_CODE(directory, 66);
+    EXPECT_SAYS(directory, "model.safetensors");
+}
+
+} // namespace
