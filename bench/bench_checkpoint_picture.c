@@ -2,15 +2,11 @@
  *
  * The axis is logarithmic and ends at 0.01 %: what is less, or by chance below nothing, stands on
  * the lowest line. */
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "bench/bench_checkpoint_report.h"
-#include "host/signals.h"
+#include "host/gnuplot.h"
 
 #define LEAST_PERCENT 0.01
 #define MOST_PERCENT 100.0
@@ -101,66 +97,55 @@ static const char *const colours[CHECKPOINT_MODES] = {
     [CHECKPOINT_DIRECT] = "#CC79A7", [CHECKPOINT_DIRECT_ZSTD] = "#56B4E9",
 };
 
-static void write_data(const struct checkpoint_case *cell, size_t number, FILE *script) {
+static void write_data(const struct checkpoint_case *cell, size_t number, struct text *script) {
     for (enum checkpoint_mode mode = 0; mode < CHECKPOINT_MODES; mode++) {
         if (!is_drawn(cell, mode)) {
             continue;
         }
-        fprintf(script, "$case%zu_%d << END\n", number, (int)mode);
+        text_printf(script, "$case%zu_%d << END\n", number, (int)mode);
         for (size_t interval = 0; interval < cell->interval_count; interval++) {
             struct bench_spread lost = lost_percent(cell, interval, mode);
             /* A little to the side, so that the ranges of two modes do not hide each other. */
             double x = (double)interval + 0.05 * ((double)mode - CHECKPOINT_ASYNC + 0.5);
-            fprintf(script, "%.3f %.6g %.6g %.6g\n", x, lost.median, lost.min, lost.max);
+            text_printf(script, "%.3f %.6g %.6g %.6g\n", x, lost.median, lost.min, lost.max);
         }
-        fprintf(script, "END\n");
+        text_printf(script, "END\n");
     }
 }
 
-static void write_panel(const struct checkpoint_case *cell, size_t number, FILE *script) {
-    fprintf(script, "set title '%s state, saved to %s'\nset xtics (", cell->state,
-            strcmp(cell->place, "dir") == 0 ? "a disk, with fsync" : "memory (tmpfs)");
+static void write_panel(const struct checkpoint_case *cell, size_t number, struct text *script) {
+    text_printf(script, "set title '%s state, saved to %s'\nset xtics (", cell->state,
+                strcmp(cell->place, "dir") == 0 ? "a disk, with fsync" : "memory (tmpfs)");
     for (size_t interval = 0; interval < cell->interval_count; interval++) {
         char every[24];
-        fprintf(script, "%s'%s' %zu", interval == 0 ? "" : ", ",
-                checkpoint_interval_name(cell, interval, every), interval);
+        text_printf(script, "%s'%s' %zu", interval == 0 ? "" : ", ",
+                    checkpoint_interval_name(cell, interval, every), interval);
     }
-    fprintf(script, ")\nset xrange [-0.4:%.1f]\nplot ", (double)cell->interval_count - 0.6);
+    text_printf(script, ")\nset xrange [-0.4:%.1f]\nplot ", (double)cell->interval_count - 0.6);
     const char *separator = "";
     for (enum checkpoint_mode mode = 0; mode < CHECKPOINT_MODES; mode++) {
         if (is_drawn(cell, mode)) {
-            fprintf(script,
-                    "%s$case%zu_%d using 1:2 with lines lc rgb '%s' lw 2 notitle, "
-                    "$case%zu_%d using 1:2:3:4 with yerrorbars lc rgb '%s' lw 1.5 pt 7 ps 1.2 "
-                    "title '%s'",
-                    separator, number, (int)mode, colours[mode], number, (int)mode, colours[mode],
-                    checkpoint_mode_name(mode));
+            text_printf(script,
+                        "%s$case%zu_%d using 1:2 with lines lc rgb '%s' lw 2 notitle, "
+                        "$case%zu_%d using 1:2:3:4 with yerrorbars lc rgb '%s' lw 1.5 pt 7 ps 1.2 "
+                        "title '%s'",
+                        separator, number, (int)mode, colours[mode], number, (int)mode,
+                        colours[mode], checkpoint_mode_name(mode));
             separator = ", ";
         }
     }
-    fprintf(script, "\n");
+    text_printf(script, "\n");
 }
 
-/* The path stands between single quotes, in which gnuplot knows only the quote itself, doubled. */
-static void write_path(const char *path, FILE *script) {
-    fputc('\'', script);
-    for (const char *at = path; *at != '\0'; at++) {
-        fprintf(script, *at == '\'' ? "''" : "%c", *at);
-    }
-    fputc('\'', script);
-}
-
-static void write_script(const struct checkpoint_case *const *cases, size_t count, const char *path,
-                         FILE *script) {
+static void write_script(const struct checkpoint_case *const *cases, size_t count,
+                         struct text *script) {
     for (size_t i = 0; i < count; i++) {
         write_data(cases[i], i, script);
     }
-    fprintf(script, "set terminal pngcairo size %zu,620 font 'sans,12' noenhanced\nset output ",
-            80 + 720 * count);
-    write_path(path, script);
-    fprintf(
+    gnuplot_begin(script, GNUPLOT_PNG, (unsigned)(80 + 720 * count), 620);
+    text_printf(
         script,
-        "\nset multiplot layout 1,%zu\n"
+        "set multiplot layout 1,%zu\n"
         "set logscale y\nset yrange [%g:%g]\n"
         "set ytics ('<= 0.01' 0.01, '0.1' 0.1, '1' 1, '10' 10, '100' 100)\n"
         "set ylabel 'training throughput lost, %%' offset 1\nset xlabel 'steps between two saves'\n"
@@ -170,38 +155,14 @@ static void write_script(const struct checkpoint_case *const *cases, size_t coun
     for (size_t i = 0; i < count; i++) {
         write_panel(cases[i], i, script);
     }
-    fprintf(script, "unset multiplot\n");
-}
-
-/* gnuplot reads the script from its standard input. */
-static enum status run_gnuplot(FILE *script, bool *drawn, struct error *err) {
-    pid_t child;
-    int state = 0;
-    *drawn = false;
-    char name[] = "gnuplot";
-    char *const arguments[] = {name, NULL};
-    int failed = signals_spawn(arguments, fileno(script), STDIN_FILENO, &child);
-    if (failed == ENOENT) {
-        return STATUS_OK;
-    }
-    CHECK(failed == 0, err, STATUS_IO, "--plot: gnuplot cannot be started: %s", strerror(failed));
-    while (waitpid(child, &state, 0) < 0 && errno == EINTR) {
-    }
-    CHECK(WIFEXITED(state) && WEXITSTATUS(state) == 0, err, STATUS_IO,
-          "--plot: gnuplot has failed (see above)");
-    *drawn = true;
-    return STATUS_OK;
+    text_printf(script, "unset multiplot\n");
 }
 
 enum status checkpoint_picture_draw(const struct checkpoint_case *const *cases, size_t count,
                                     const char *path, bool *drawn, struct error *err) {
-    FILE *script = tmpfile();
-    CHECK(script != NULL, err, STATUS_IO, "--plot: no temporary file: %s", strerror(errno));
-    write_script(cases, count, path, script);
-    enum status status =
-        fflush(script) == 0 && fseek(script, 0, SEEK_SET) == 0
-            ? run_gnuplot(script, drawn, err)
-            : error_set(err, STATUS_IO, "--plot: a temporary file cannot be written");
-    fclose(script);
-    return status;
+    struct text script = {0};
+    write_script(cases, count, &script);
+    enum status status = gnuplot_draw(&script, path, drawn, err);
+    text_free(&script);
+    return status == STATUS_OK ? status : error_prefix(err, status, "--plot");
 }

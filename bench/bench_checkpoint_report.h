@@ -59,7 +59,8 @@ void checkpoint_report_kills(const char *place, const struct checkpoint_kills *k
 void checkpoint_picture_print(const struct checkpoint_case *cell, FILE *out);
 
 /* The same of all `cases` [count] with two intervals or more as a PNG by gnuplot. *drawn is false,
- * with STATUS_OK, when there is no gnuplot. STATUS_IO when it fails. */
+ * with STATUS_OK, when there is no gnuplot. STATUS_IO when it fails, STATUS_OUTPUT when
+ * the file cannot be written. */
 MUST_USE enum status checkpoint_picture_draw(const struct checkpoint_case *const *cases,
                                              size_t count, const char *path, bool *drawn,
                                              struct error *err);

@@ -40,7 +40,10 @@ packages_need_build() {
     packages_need libarchive-dev "reads .tar.gz and .tar.zst data sets" header archive.h
     packages_need libxxhash-dev "digests of checkpoints" header xxhash.h
     packages_need libinih-dev "reads --config files" header ini.h
+    packages_need libhdf5-dev "writes models for Keras" header hdf5/serial/hdf5.h
     packages_need librandom123-dev "the counter-based random generator" header Random123/philox.h
+    packages_need libprotobuf-c-dev "writes event files and ONNX" header protobuf-c/protobuf-c.h
+    packages_need protobuf-c-compiler "makes C of .proto files" command protoc-c
 }
 
 packages_give_up() {

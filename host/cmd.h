@@ -26,6 +26,8 @@ enum status cmd_evaluate(const struct options *options, int *exit_code, struct e
 enum status cmd_predict(const struct options *options, int *exit_code, struct error *err);
 enum status cmd_checkpoints(const struct options *options, int *exit_code, struct error *err);
 enum status cmd_inspect(const struct options *options, int *exit_code, struct error *err);
+enum status cmd_export(const struct options *options, int *exit_code, struct error *err);
+enum status cmd_plot(const struct options *options, int *exit_code, struct error *err);
 enum status cmd_vocabulary(const struct options *options, int *exit_code, struct error *err);
 enum status cmd_tokenize(const struct options *options, int *exit_code, struct error *err);
 

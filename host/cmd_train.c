@@ -9,6 +9,7 @@
 #include "host/base/rng.h"
 #include "host/base/stop.h"
 #include "host/cmd.h"
+#include "host/import.h"
 #include "host/loading.h"
 #include "host/resume.h"
 #include "host/run_header.h"
@@ -113,7 +114,12 @@ static enum status open_init_from(struct train *train, struct error *err) {
     if (options->init_from[0] == '\0' || train->resume.checkpoint != NULL) {
         return STATUS_OK;
     }
-    TRY(checkpoint_read_file(&file_posix, options->init_from, &train->init_from, err));
+    /* A vocabulary that the user names goes before one that lies beside the file. */
+    enum status status = import_read(&file_posix, options->init_from,
+                                     options->vocabulary[0] == '\0', &train->init_from, err);
+    if (status != STATUS_OK) {
+        return error_prefix(err, status, "--init-from");
+    }
     struct model_shape have;
     TRY(loading_shape(train->init_from, options->init_from, &have, err));
     struct model_shape want = {
@@ -128,7 +134,8 @@ static enum status open_init_from(struct train *train, struct error *err) {
         options->vocabulary_size < have.vocabulary && options->vocabulary_size > 0) {
         want.vocabulary = (uint32_t)options->vocabulary_size;
     }
-    TRY(loading_check_fit(train->init_from, options->init_from, &want, false, err));
+    TRY(loading_check_fit(train->init_from, options->init_from, &want, false,
+                          "leave --init-from away to begin with fresh weights", err));
     TRY(loading_check_vocabulary(train->init_from, options->init_from, options->vocabulary, err));
     return STATUS_OK;
 }
@@ -157,6 +164,17 @@ static const struct vocabulary *vocabulary_in_use(const struct train *train) {
     return train->given_vocabulary != NULL ? train->given_vocabulary : train->corpora.vocabulary;
 }
 
+/* Right for a model of the same data; nobody but the user can know. */
+static void warn_of_learned_words(struct train *train) {
+    if (train->given_vocabulary == NULL) {
+        progress_warning(&train->progress,
+                         "--init-from %s holds no vocabulary, and no vocab.txt lies beside it: its "
+                         "rows are taken for the words learned from --data, in their order; "
+                         "--vocabulary FILE names others",
+                         train->options.init_from);
+    }
+}
+
 static enum status load_data(struct train *train, struct error *err) {
     const struct options *options = &train->options;
     struct corpus_request request = {
@@ -181,6 +199,7 @@ static enum status load_data(struct train *train, struct error *err) {
               "--init-from %s: embedding.weight has %u rows, the vocabulary has %u entries; pass "
               "the vocabulary it was trained with as --vocabulary FILE",
               options->init_from, have.vocabulary, entries);
+        warn_of_learned_words(train);
     }
     return STATUS_OK;
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "host/corpus.h"
+#include "host/import.h"
 #include "io/store.h"
 
 /* ---- devices --------------------------------------------------------------------------------- */
@@ -109,7 +110,8 @@ enum status loading_read_text(const struct checkpoint *checkpoint, const char *p
         TRY(vocabulary_parse(tensor->data, (size_t)tensor->shape[0], path, vocabulary, err));
     } else {
         CHECK(vocabulary_file[0] != '\0', err, STATUS_USAGE,
-              "%s holds no vocabulary; pass the one it was trained with as --vocabulary FILE",
+              "%s holds no vocabulary, and no " IMPORT_VOCABULARY_FILE
+              " lies beside it; pass the one it was trained with as --vocabulary FILE",
               path);
         TRY(vocabulary_load(&file_posix, vocabulary_file, vocabulary, err));
     }
@@ -175,28 +177,44 @@ static void name_options(const struct model_shape *have, const struct model_shap
     }
 }
 
+/* What the file that was imported calls the tensor, as " (dense/kernel in the file)"; or "". */
+static void name_in_file(const struct checkpoint *checkpoint, const char *name, char *out,
+                         size_t capacity) {
+    char key[TENSOR_NAME_CAPACITY + sizeof IMPORT_NAME_KEY], shown[160];
+    snprintf(key, sizeof key, IMPORT_NAME_KEY "%s", name);
+    const char *other = checkpoint_metadata(checkpoint, key);
+    out[0] = '\0';
+    if (other != NULL && strcmp(other, name) != 0) {
+        snprintf(out, capacity, " (%s in the file)",
+                 text_escape(other, strlen(other), shown, sizeof shown));
+    }
+}
+
 static enum status check_tensor(const struct checkpoint *checkpoint, const char *path,
                                 const char *prefix, const struct tensor_view *want,
-                                const char *options, struct error *err) {
-    char name[TENSOR_NAME_CAPACITY], have_text[96], want_text[96];
+                                const char *options, const char *way_out, struct error *err) {
+    char name[TENSOR_NAME_CAPACITY], have_text[96], want_text[96], other[192];
+    name_in_file(checkpoint, want->name, other, sizeof other);
     snprintf(name, sizeof name, "%s%s", prefix, want->name);
     const struct tensor_view *have = find(checkpoint, name);
     CHECK(have != NULL, err, STATUS_MISFIT,
           "%s: tensor %s is missing: not a whole training state. Pass the file as --init-from with "
           "another --model-dir to begin a new run from its weights",
           path, name);
-    CHECK(have->dtype == DTYPE_F32 && have->rank == want->rank &&
-              memcmp(have->shape, want->shape, sizeof have->shape) == 0,
-          err, STATUS_MISFIT,
-          "%s does not fit the model asked for: tensor %s has shape %s there, %s here (%s). Either "
-          "ask for the old value, or choose another --model-dir for the new model",
-          path, name, tensor_shape_text(have, have_text, sizeof have_text),
-          tensor_shape_text(want, want_text, sizeof want_text), options);
+    CHECK(
+        have->dtype == DTYPE_F32 && have->rank == want->rank &&
+            memcmp(have->shape, want->shape, sizeof have->shape) == 0,
+        err, STATUS_MISFIT,
+        "%s does not fit the model asked for: tensor %s%s has shape %s there, %s here (%s). Either "
+        "ask for the old value, or %s",
+        path, name, other, tensor_shape_text(have, have_text, sizeof have_text),
+        tensor_shape_text(want, want_text, sizeof want_text), options, way_out);
     return STATUS_OK;
 }
 
 enum status loading_check_fit(const struct checkpoint *checkpoint, const char *path,
-                              const struct model_shape *want, bool moments, struct error *err) {
+                              const struct model_shape *want, bool moments, const char *way_out,
+                              struct error *err) {
     static const char *const prefixes[] = {"", "adam.m.", "adam.v."};
     struct model_shape have;
     struct model_layout layout;
@@ -208,7 +226,7 @@ enum status loading_check_fit(const struct checkpoint *checkpoint, const char *p
     for (size_t p = 0; p < (moments ? 3 : 1) && status == STATUS_OK; p++) {
         for (size_t i = 0; i < MODEL_TENSORS && status == STATUS_OK; i++) {
             status = check_tensor(checkpoint, path, prefixes[p], &layout.tensors[i],
-                                  options.size > 0 ? options.bytes : "", err);
+                                  options.size > 0 ? options.bytes : "", way_out, err);
         }
     }
     text_free(&options);
@@ -279,7 +297,9 @@ static enum status open_checkpoint(const struct options *options, struct loaded 
     bool latest = strcmp(which, "latest") == 0, best = strcmp(which, "best") == 0;
     if (!latest && !best) {
         snprintf(out->path, sizeof out->path, "%s", which);
-        return checkpoint_read_file(&file_posix, which, &out->checkpoint, err);
+        /* A vocabulary that the user names goes before one that lies beside the file. */
+        return import_read(&file_posix, which, options->vocabulary[0] == '\0', &out->checkpoint,
+                           err);
     }
     CHECK(options->model_dir[0] != '\0' || options->allow_untrained, err, STATUS_USAGE,
           "which model? Pass --model-dir DIR or --checkpoint FILE");
@@ -348,7 +368,8 @@ static enum status check_given(const struct options *options, const struct loade
         .hidden = (uint32_t)size_asked(options, "hidden-size", options->hidden_size, have->hidden),
         .dense = (uint32_t)size_asked(options, "dense-size", options->dense_size, have->dense),
     };
-    TRY(loading_check_fit(loaded->checkpoint, loaded->path, &want, false, err));
+    TRY(loading_check_fit(loaded->checkpoint, loaded->path, &want, false, "leave the option away",
+                          err));
     TRY(loading_check_vocabulary(loaded->checkpoint, loaded->path, options->vocabulary, err));
     if (options->command == COMMAND_TOKENIZE) {
         return STATUS_OK;
@@ -383,6 +404,11 @@ static enum status read_checkpoint(const struct options *options, struct loaded 
     return STATUS_OK;
 }
 
+/* Which commands have --allow-untrained; Estimator does not export such a model either. */
+static bool takes_untrained(enum command command) {
+    return command == COMMAND_EVALUATE || command == COMMAND_PREDICT;
+}
+
 enum status loading_open(const struct options *options, struct loaded *out, struct error *err) {
     memset(out, 0, sizeof *out);
     struct error why = {0};
@@ -396,8 +422,11 @@ enum status loading_open(const struct options *options, struct loaded *out, stru
         status =
             error_set(err, STATUS_INPUT,
                       "no checkpoint (model.ckpt-*.safetensors.zst) in %s: train a model there "
-                      "first, name another --model-dir, or pass --allow-untrained",
-                      options->model_dir);
+                      "first, %s",
+                      options->model_dir,
+                      takes_untrained(options->command)
+                          ? "name another --model-dir, or pass --allow-untrained"
+                          : "or name another --model-dir");
     } else if (status != STATUS_OK) {
         status = error_set(err, status, "%s", why.message);
     } else {

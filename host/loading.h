@@ -1,7 +1,7 @@
 /* loading.h - from a checkpoint on disk to something that can be asked: vocabulary, text rules,
  * weights.
  *
- * What evaluate, predict and tokenize share. Sizes, vocabulary and text rules come from the
+ * What evaluate, predict, tokenize and export share. Sizes, vocabulary and text rules come from the
  * checkpoint; options only say which one. Nothing here takes a lock or writes.
  *
  * Usage:
@@ -24,16 +24,11 @@
 #include "host/tokenizer.h"
 #include "io/checkpoint.h"
 #include "io/dataset.h"
+#include "io/model_names.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* Names of the tensors that a prediction needs besides the weights. */
-#define TENSOR_VOCABULARY "vocabulary"        /* U8: tokens, each ended by a newline */
-#define TENSOR_STRIP_HTML "text.strip_html"   /* I64 scalar, 0 or 1 */
-#define TENSOR_MAX_LENGTH "text.max_length"   /* I64 scalar, 0 = no cut */
-#define TENSOR_LABEL_NAMES "text.label_names" /* U8: two names, each ended by a newline */
 
 /* How texts become ids, and what the answer is called. */
 struct text_rules {
@@ -74,10 +69,10 @@ MUST_USE enum status loading_shape(const struct checkpoint *checkpoint, const ch
 
 /* Do the weights (with `moments` Adam's m and v too) have the shapes that sizes `want` ask for?
  * STATUS_MISFIT naming the first tensor that does not, both shapes, the options that differ and the
- * two ways out. */
+ * two ways out: the old value, or `way_out` ("choose another --model-dir for the new model"). */
 MUST_USE enum status loading_check_fit(const struct checkpoint *checkpoint, const char *path,
                                        const struct model_shape *want, bool moments,
-                                       struct error *err);
+                                       const char *way_out, struct error *err);
 
 /* Is the vocabulary in `file` the checkpoint's own? "" and a checkpoint without one are fine.
  * STATUS_MISFIT. */

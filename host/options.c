@@ -281,7 +281,7 @@ void options_mark_given(struct options *options, size_t row_index) {
 }
 
 bool options_given(const struct options *options, const char *name) {
-    int index = option_row_find(name);
+    int index = option_row_find(options->command, name);
     assert(index >= 0);
     return index >= 0 && (options->given[index / 8] >> index % 8 & 1) != 0;
 }
@@ -290,7 +290,7 @@ enum status options_set(struct options *options, const char *name, const char *v
                         struct error *err) {
     char shown[128], expected[160];
     bool failed_memory = false;
-    int index = option_row_find(name);
+    int index = option_row_find(options->command, name);
     CHECK(index >= 0, err, STATUS_USAGE, "there is no option --%s",
           text_escape(name, strlen(name), shown, sizeof shown));
     CHECK(options_set_row(options, &option_rows[index], value, expected, &failed_memory), err,
@@ -326,7 +326,7 @@ struct saved_options {
 
 static enum status saved_entry(void *user, const char *name, const char *value, struct error *err) {
     struct saved_options *saved = user;
-    int index = option_row_find(name);
+    int index = option_row_find(saved->options.command, name);
     if (index < 0) {
         return STATUS_OK; /* an option of another version: nothing here to compare it with */
     }

@@ -37,6 +37,8 @@ enum command {
     COMMAND_PREDICT,
     COMMAND_CHECKPOINTS,
     COMMAND_INSPECT,
+    COMMAND_EXPORT,
+    COMMAND_PLOT,
     COMMAND_VOCABULARY,
     COMMAND_TOKENIZE,
     COMMAND_BENCH_TRAIN, /* the benchmarks: two words, "bench train" */
@@ -53,6 +55,8 @@ enum monitor_mode { MONITOR_AUTO, MONITOR_MIN, MONITOR_MAX };
 enum progress_mode { PROGRESS_AUTO, PROGRESS_BAR, PROGRESS_LINES, PROGRESS_JSON, PROGRESS_NONE };
 enum input_format { INPUT_LINES, INPUT_JSONL };
 enum output_format { OUTPUT_TSV, OUTPUT_JSONL };
+enum { OPTIONS_DIRECTORIES_MAX = 8 };
+enum export_format { EXPORT_SAFETENSORS, EXPORT_ONNX, EXPORT_KERAS, EXPORT_CHECKPOINT };
 
 /* Strings are never NULL: "" means not given. They point into argv, the environment or memory of
  * `arena` and live as long as the struct. Doubles that are not given are NaN. */
@@ -130,6 +134,8 @@ struct options {
     uint64_t verbose;
     uint64_t log_step_count_steps;
     uint64_t save_summary_steps;
+    const char *tensorboard; /* on, off */
+    uint64_t histogram_freq; /* epochs; 0 = off */
 
     /* preemption */
     uint64_t preempt_exit_code;
@@ -141,6 +147,17 @@ struct options {
     bool verify;
     enum input_format input_format;
     enum output_format format;
+
+    /* export */
+    enum export_format export_format;
+    const char *output; /* PATH; "" = not given */
+    bool with_text;
+
+    /* plot */
+    bool plot_saves, ascii;
+    const char *picture;      /* FILE, "none", or "" = curves.png or saves.png of the first run */
+    const char *picture_size; /* "1000x420" */
+    const char *plot_monitor; /* "" = what each run watched */
 
     /* benchmarks */
     const char *json; /* FILE, "" = none */
@@ -156,6 +173,9 @@ struct options {
 
     /* positional: FILE of predict, tokenize and inspect; "" when absent */
     const char *file;
+    /* positional: DIR... of plot */
+    const char *directories[OPTIONS_DIRECTORIES_MAX];
+    size_t directory_count;
 
     bool print_config;
 

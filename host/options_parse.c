@@ -93,7 +93,7 @@ static void list_commands(const struct option_row *row, char *out, size_t capaci
 
 static enum status unknown_option(enum command command, const char *name, struct error *err) {
     char shown[96], users[192];
-    int index = option_row_find(name);
+    int index = option_row_find(command, name);
     const char *verb = command_name(command);
     text_escape(name, strlen(name), shown, sizeof shown);
     if (index >= 0) {
@@ -151,12 +151,21 @@ static enum status set_pair(struct parse *parse, const char *pair) {
     CHECK(equals != NULL && equals != pair, parse->err, STATUS_USAGE,
           "--set %s: expected name=value", text_escape(pair, strlen(pair), shown, sizeof shown));
     snprintf(name, sizeof name, "%.*s", (int)(equals - pair), pair);
-    int index = option_row_find(name);
+    int index = option_row_find(parse->command, name);
     if (index < 0 || !command_takes(parse->command, &option_rows[index])) {
         return unknown_option(parse->command, name, parse->err);
     }
     snprintf(source, sizeof source, "--set %s", name);
     return assign(parse, index, equals + 1, LEVEL_FLAG, source, parse->err);
+}
+
+static enum status take_directory(struct parse *parse, const char *directory) {
+    struct options *options = parse->options;
+    CHECK(directory[0] != '\0', parse->err, STATUS_USAGE, "the name of a DIR is empty");
+    CHECK(options->directory_count < OPTIONS_DIRECTORIES_MAX, parse->err, STATUS_USAGE,
+          "at most %d directories can be compared", OPTIONS_DIRECTORIES_MAX);
+    options->directories[options->directory_count++] = directory;
+    return STATUS_OK;
 }
 
 static enum status take_file(struct parse *parse, const char *file) {
@@ -193,7 +202,8 @@ static error_t take_key(int key, char *value, struct argp_state *state) {
     } else if (key == KEY_USAGE) {
         parse->wants_usage = true;
     } else if (key == ARGP_KEY_ARG) {
-        status = take_file(parse, value);
+        status =
+            parse->command == COMMAND_PLOT ? take_directory(parse, value) : take_file(parse, value);
     } else if (key == ARGP_KEY_ERROR) {
         if (parse->status == STATUS_OK) { /* not ours: argp did not know the word before `next` */
             parse->status = refused_word(parse->command, state->argv[state->next - 1], parse->err);
@@ -292,6 +302,7 @@ static enum status interface_init(struct interface *interface, enum command comm
     interface->argp.options = interface->options;
     interface->argp.parser = take_key;
     interface->argp.args_doc = command == COMMAND_INSPECT ? "FILE"
+                               : command == COMMAND_PLOT  ? "[DIR...]"
                                : takes_file(command)      ? "[FILE]"
                                                           : NULL;
     return STATUS_OK;
@@ -343,17 +354,35 @@ static enum status read_environment(struct parse *parse) {
     return STATUS_OK;
 }
 
+/* Two commands may have different options of one name. In the file of a command that has neither,
+ * the value must suit one of them. */
+static bool suits_another_command(struct parse *parse, const char *name, const char *value) {
+    char expected[160];
+    bool failed_memory = false;
+    for (size_t i = 0; i < options_row_count(); i++) {
+        if (strcmp(option_rows[i].name, name) == 0 &&
+            options_set_row(&parse->checked, &option_rows[i], value, expected, &failed_memory)) {
+            return !failed_memory;
+        }
+    }
+    return false;
+}
+
 static enum status config_option(void *user, const char *name, const char *value,
                                  struct error *err) {
     struct parse *parse = user;
     char shown[96];
-    int index = option_row_find(name);
+    int index = option_row_find(parse->command, name);
+    if (index >= 0 && !command_takes(parse->command, &option_rows[index]) &&
+        suits_another_command(parse, name, value)) {
+        return STATUS_OK;
+    }
     if (index >= 0) {
         return assign(parse, index, value, LEVEL_FILE, name, err);
     }
     const char *nearest = nearest_option(COMMAND_TRAIN, name);
     text_escape(name, strlen(name), shown, sizeof shown);
-    if (nearest != NULL && option_row_find(nearest) >= 0) {
+    if (nearest != NULL && option_row_find(COMMAND_TRAIN, nearest) >= 0) {
         return error_set(err, STATUS_CONFIG, "there is no option %s; did you mean %s?", shown,
                          nearest);
     }

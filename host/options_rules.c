@@ -8,7 +8,7 @@
 #include "host/signals.h"
 
 static unsigned level(const unsigned char *level_of, const char *name) {
-    int index = option_row_find(name);
+    int index = option_row_find(COMMAND_TRAIN, name);
     assert(index >= 0);
     return level_of[index];
 }
@@ -86,7 +86,17 @@ static enum status check_train(const struct options *options, struct error *err)
     return STATUS_OK;
 }
 
+static enum status check_export(const struct options *options, struct error *err) {
+    CHECK(!options->with_text || options->export_format == EXPORT_ONNX, err, STATUS_USAGE,
+          "--with-text is for --format onnx; the other formats always have vocabulary and text "
+          "rules with them");
+    return STATUS_OK;
+}
+
 enum status options_check(const struct options *options, struct error *err) {
+    if (options->command == COMMAND_EXPORT) {
+        return check_export(options, err);
+    }
     return options->command == COMMAND_TRAIN ? check_train(options, err) : STATUS_OK;
 }
 
@@ -126,6 +136,14 @@ enum status options_check_required(const struct options *options, struct error *
         return require_model(options, err);
     case COMMAND_TOKENIZE:
         return require_model(options, err);
+    case COMMAND_EXPORT:
+        CHECK(options->output[0] != '\0', err, STATUS_USAGE,
+              "--output PATH must be given: the folder or file to write");
+        return require_model(options, err);
+    case COMMAND_PLOT:
+        CHECK(options->model_dir[0] != '\0' || options->directory_count > 0, err, STATUS_USAGE,
+              "--model-dir DIR must be given, or the DIR of each run to compare");
+        return STATUS_OK;
     case COMMAND_CHECKPOINTS:
         CHECK(options->model_dir[0] != '\0', err, STATUS_USAGE, "--model-dir DIR must be given");
         return STATUS_OK;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "host/base/text.h"
+#include "host/plot.h"
 
 /* ---- commands ----------------------------------------------------------------------------- */
 
@@ -16,6 +17,8 @@ static const struct {
     [COMMAND_PREDICT] = {"predict", "texts in, one line with label and probability out per text"},
     [COMMAND_CHECKPOINTS] = {"checkpoints", "what is in a model directory"},
     [COMMAND_INSPECT] = {"inspect", "metadata, tensors and digest of one checkpoint"},
+    [COMMAND_EXPORT] = {"export", "weights, vocabulary and text rules in the formats of others"},
+    [COMMAND_PLOT] = {"plot", "learning curves of runs, or their saves, here and as a picture"},
     [COMMAND_VOCABULARY] = {"vocabulary", "learn the vocabulary of a data set and print it"},
     [COMMAND_TOKENIZE] = {"tokenize", "texts in, token ids out"},
     [COMMAND_BENCH_TRAIN] = {"bench train", "time epochs of training, and each phase of a step"},
@@ -51,6 +54,21 @@ static bool filepath_valid(const char *value) {
     return value[0] == '\0' || (name[0] != '\0' && strncmp(name, "model.ckpt-", 11) != 0);
 }
 
+static bool picture_valid(const char *value) {
+    enum gnuplot_format format;
+    return value[0] == '\0' || strcmp(value, "none") == 0 || gnuplot_format_of(value, &format);
+}
+
+static bool picture_size_valid(const char *value) {
+    unsigned width, height;
+    return plot_parse_size(value, &width, &height);
+}
+
+static bool metric_valid(const char *value) {
+    enum metric metric;
+    return value[0] == '\0' || metric_parse(value, &metric);
+}
+
 static const char *const shuffle_choices[] = {"full", "buffer", "none", NULL};
 static const char *const busy_choices[] = {"skip", "latest", "wait", NULL};
 static const char *const on_error_choices[] = {"warn", "stop", NULL};
@@ -58,6 +76,7 @@ static const char *const mode_choices[] = {"auto", "min", "max", NULL};
 static const char *const progress_choices[] = {"auto", "bar", "lines", "json", "none", NULL};
 static const char *const input_choices[] = {"lines", "jsonl", NULL};
 static const char *const format_choices[] = {"tsv", "jsonl", NULL};
+static const char *const export_choices[] = {"safetensors", "onnx", "keras", "checkpoint", NULL};
 static const char *const lstm_choices[] = {"auto", "fused", "cudnn", NULL};
 static const char *const on_off_choices[] = {"on", "off", NULL};
 static const char *const precision_choices[] = {"fp32", "tf32", "bf16", NULL};
@@ -103,6 +122,8 @@ const char *const option_groups[] = {
 #define EVALUATE BIT(COMMAND_EVALUATE)
 #define PREDICT BIT(COMMAND_PREDICT)
 #define CHECKPOINTS BIT(COMMAND_CHECKPOINTS)
+#define EXPORT BIT(COMMAND_EXPORT)
+#define PLOT BIT(COMMAND_PLOT)
 #define VOCABULARY BIT(COMMAND_VOCABULARY)
 #define TOKENIZE BIT(COMMAND_TOKENIZE)
 #define MODEL_USERS (TRAIN | EVALUATE | PREDICT)
@@ -162,7 +183,7 @@ const struct option_row option_rows[] = {
      .commands = MODEL_USERS | VOCABULARY | BENCHES, .group = GROUP_TEXT},
     {ROW("vocabulary", vocabulary, STRING, "FILE", "", FREE),
      .shown = "learned from the data, or the checkpoint's",
-     .help = "use this vocabulary, one token a line", .commands = MODEL_USERS | TOKENIZE,
+     .help = "use this vocabulary, one token a line", .commands = MODEL_USERS | TOKENIZE | EXPORT,
      .group = GROUP_TEXT},
     {ROW("max-length", max_length, U64, "N", "0", REFUSED), RANGE(0, COUNT_LIMIT),
      .help = "cut texts after this many tokens; 0 = never",
@@ -220,7 +241,7 @@ const struct option_row option_rows[] = {
 
     {ROW("model-dir", model_dir, STRING, "DIR", "", FREE),
      .shown = "train: a fresh temporary directory", .help = "directory of the checkpoints",
-     .commands = MODEL_USERS | CHECKPOINTS | TOKENIZE, .group = GROUP_READING},
+     .commands = MODEL_USERS | CHECKPOINTS | TOKENIZE | EXPORT | PLOT, .group = GROUP_READING},
     {ROW("save-checkpoints-secs", save_checkpoints_secs, REAL, "X", "600", FREE), FROM(0),
      .high_is_open = true, .help = "save when this many seconds have passed; 0 = no timer",
      .commands = TRAIN, .group = GROUP_CHECKPOINT},
@@ -237,7 +258,8 @@ const struct option_row option_rows[] = {
              "that has one, or continue from this file",
      .commands = TRAIN, .group = GROUP_CHECKPOINT},
     {ROW("init-from", init_from, STRING, "FILE", "", FREE), .shown = "fresh weights",
-     .help = "begin with the weights (and vocabulary) of this file, when nothing is resumed",
+     .help = "begin with the weights (and vocabulary) of this file, when nothing is resumed: a "
+             "checkpoint, a .safetensors with our, PyTorch's or Keras' names, or a folder of one",
      .commands = TRAIN, .group = GROUP_CHECKPOINT},
     {ROW("checkpoint-busy", checkpoint_busy, CHOICE, "skip|latest|wait", "skip", FREE),
      .choices = busy_choices, .help = "when a save is due and two are still being written",
@@ -295,9 +317,9 @@ const struct option_row option_rows[] = {
      .help = "begin to watch after this many epochs", .commands = TRAIN, .group = GROUP_STOPPING},
 
     {ROW("checkpoint", checkpoint, STRING, "latest|best|FILE", "latest", FREE),
-     .help = "which checkpoint; a FILE needs no model directory; a plain .safetensors needs "
-             "--vocabulary",
-     .commands = EVALUATE | PREDICT | TOKENIZE, .group = GROUP_READING},
+     .help = "which checkpoint; a FILE needs no model directory, and may be all that --init-from "
+             "takes; a plain .safetensors needs vocab.txt beside it, or --vocabulary",
+     .commands = EVALUATE | PREDICT | TOKENIZE | EXPORT, .group = GROUP_READING},
     {ROW("allow-untrained", allow_untrained, FLAG, NULL, "off", FREE),
      .help = "use fresh weights where there is no checkpoint (with --data or --vocabulary)",
      .commands = EVALUATE | PREDICT, .group = GROUP_READING},
@@ -309,6 +331,16 @@ const struct option_row option_rows[] = {
      .commands = PREDICT | TOKENIZE, .group = GROUP_OUTPUT},
     {ROW("format", format, CHOICE, "tsv|jsonl", "tsv", FREE), .choices = format_choices,
      .help = "of the predictions", .commands = PREDICT, .group = GROUP_OUTPUT},
+    {ROW("format", export_format, CHOICE, "FORMAT", "safetensors", FREE), .choices = export_choices,
+     .help = "safetensors: a folder with PyTorch's names; onnx; keras: .keras or .weights.h5; "
+             "checkpoint: one file for --checkpoint and --init-from",
+     .commands = EXPORT, .group = GROUP_OUTPUT},
+    {ROW("output", output, STRING, "PATH", "", FREE), .shown = "none, must be given",
+     .help = "the folder or file to write; one that is there is replaced", .commands = EXPORT,
+     .group = GROUP_OUTPUT},
+    {ROW("with-text", with_text, FLAG, NULL, "off", FREE),
+     .help = "onnx: take strings and answer with labels, instead of token ids and logits",
+     .commands = EXPORT, .group = GROUP_OUTPUT},
 
     {ROW("progress", progress, CHOICE, "auto|bar|lines|json|none", "auto", FREE),
      .choices = progress_choices, .help = "auto: bar on a terminal, else lines",
@@ -320,8 +352,32 @@ const struct option_row option_rows[] = {
      .help = "batches between two step events in history.jsonl; 0 = none", .commands = TRAIN,
      .group = GROUP_OUTPUT},
     {ROW("save-summary-steps", save_summary_steps, U64, "N", "100", FREE), FROM(0),
-     .help = "batches between two summaries in event files; this version writes no event files",
+     .help = "batches between two points of loss and accuracy in event files; 0 = none",
      .commands = TRAIN, .group = GROUP_OUTPUT},
+    {ROW("tensorboard", tensorboard, STRING, "on|off", "on", FREE), .choices = on_off_choices,
+     .help = "write event files for TensorBoard into train/ and validation/ of the model directory",
+     .commands = TRAIN, .group = GROUP_OUTPUT},
+    {ROW("histogram-freq", histogram_freq, U64, "N", "0", FREE), FROM(0),
+     .help = "epochs between two histograms of the weights in event files; 0 = none",
+     .commands = TRAIN, .group = GROUP_OUTPUT},
+
+    {ROW("saves", plot_saves, FLAG, NULL, "off", FREE),
+     .help = "draw how long training stood still for each save, and when the save was durable",
+     .commands = PLOT, .group = GROUP_OUTPUT},
+    {ROW("output", picture, STRING, "FILE|none", "", FREE), .valid = picture_valid,
+     .expected = "the path of a .png or .svg, or none",
+     .shown = "curves.png or saves.png in the first directory",
+     .help = "the picture, drawn by gnuplot; .png or .svg", .commands = PLOT,
+     .group = GROUP_OUTPUT},
+    {ROW("size", picture_size, STRING, "WIDTHxHEIGHT", "1000x420", FREE),
+     .valid = picture_size_valid, .expected = "pixels, from 320x240 to 8000x8000",
+     .help = "of the picture, in pixels", .commands = PLOT, .group = GROUP_OUTPUT},
+    {ROW("monitor", plot_monitor, STRING, "METRIC", "", FREE), .valid = metric_valid,
+     .expected = "loss, accuracy, val_loss or val_accuracy", .shown = "what the run watched",
+     .help = "mark the best epoch by this metric: loss, accuracy, val_loss or val_accuracy",
+     .commands = PLOT, .group = GROUP_OUTPUT},
+    {ROW("ascii", ascii, FLAG, NULL, "off", FREE), .shown = "off; on where the locale is not UTF-8",
+     .help = "plain characters, no braille", .commands = PLOT, .group = GROUP_OUTPUT},
 
     {ROW("repeats", repeats, U64, "N", "5", FREE), RANGE(1, 31),
      .help = "measure this often; median, least and most are shown", .commands = BENCHES,
@@ -334,8 +390,9 @@ const struct option_row option_rows[] = {
      .commands = BENCH_OPS | BENCH_CHECKPOINT, .group = GROUP_BENCH},
     {ROW("modes", modes, STRING, "LIST", "off,sync,sync+zstd,async,async+zstd,direct,direct+zstd",
          FREE),
-     .help = "ways to save; without zstd a file is written at level -7, which stores numbers as "
-             "they are; direct, of a GPU only: no copy on the device first",
+     .help = "ways to save; with zstd at --compression-level (its 1 and 2 store what hardly "
+             "shrinks), without at level -7, which stores numbers as they are; direct, of a GPU "
+             "only: no copy on the device first",
      .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
     {ROW("intervals", intervals, STRING, "LIST", "1,10,25,50,100,epoch", FREE),
      .shown = "1,10,25,50,100,epoch; of made-up states 10, or 50 from 100 MB",
@@ -393,13 +450,18 @@ struct option_row_info options_row(size_t index) {
                                     .commands = row->commands};
 }
 
-int option_row_find(const char *name) {
+int option_row_find(enum command command, const char *name) {
+    int first = -1;
     for (int i = 0; i < ROW_COUNT; i++) {
-        if (strcmp(option_rows[i].name, name) == 0) {
+        if (strcmp(option_rows[i].name, name) != 0) {
+            continue;
+        }
+        if ((option_rows[i].commands >> command & 1) != 0) {
             return i;
         }
+        first = first < 0 ? i : first;
     }
-    return -1;
+    return first;
 }
 
 /* ---- words -------------------------------------------------------------------------------- */

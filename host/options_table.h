@@ -47,8 +47,9 @@ struct option_row {
 extern const struct option_row option_rows[];
 extern const char *const option_groups[]; /* headings of --help */
 
-/* Index of the row called `name`; -1 when there is none. */
-int option_row_find(const char *name);
+/* Index of the row called `name`: the command's own where it takes one of that name (two commands
+ * may have different options of one name), else the first; -1 when there is none. */
+int option_row_find(enum command command, const char *name);
 
 /* ---- values (options.c) ---- */
 

@@ -4,12 +4,12 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "host/base/text.h"
+#include "host/terminal.h"
 
-enum { BAR_WIDTH = 20, COLUMNS_DEFAULT = 80 };
+enum { BAR_WIDTH = 20 };
 
 static const double bar_interval = 0.05, lines_interval = 10.0; /* seconds */
 
@@ -107,19 +107,6 @@ void progress_finish(struct progress *progress) {
 }
 
 /* ---- begin -------------------------------------------------------------------------------- */
-
-static unsigned terminal_columns(FILE *out) {
-    const char *given = getenv("COLUMNS");
-    uint64_t columns;
-    struct winsize size;
-    if (given != NULL && text_parse_u64(given, &columns) && columns > 0 && columns < 10000) {
-        return (unsigned)columns;
-    }
-    if (ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
-        return size.ws_col;
-    }
-    return COLUMNS_DEFAULT;
-}
 
 static enum progress_mode resolve_mode(FILE *out, enum progress_mode mode, uint64_t verbose) {
     const char *terminal = getenv("TERM");

@@ -202,7 +202,8 @@ enum status resume_check_options(struct resume *resume, const struct options *op
         .hidden = (uint32_t)options->hidden_size,
         .dense = (uint32_t)options->dense_size,
     };
-    TRY(loading_check_fit(resume->checkpoint, resume->path, &want, true, err));
+    TRY(loading_check_fit(resume->checkpoint, resume->path, &want, true,
+                          "choose another --model-dir for the new model", err));
     TRY(loading_check_vocabulary(resume->checkpoint, resume->path, options->vocabulary, err));
     for (size_t i = 0; i < count; i++) {
         TRY(judge(&differences[i], options, err));

@@ -138,9 +138,9 @@ enum status signals_check_command(const char *command, struct error *err) {
     return STATUS_OK;
 }
 
-int signals_spawn(char *const *argv, int from, int to, pid_t *pid) {
+/* `actions` say which descriptors the child gets. */
+static int spawn(char *const *argv, const posix_spawn_file_actions_t *actions, pid_t *pid) {
     posix_spawnattr_t attributes;
-    posix_spawn_file_actions_t actions;
     sigset_t none, defaults;
     sigemptyset(&none);
     sigemptyset(&defaults);
@@ -150,18 +150,37 @@ int signals_spawn(char *const *argv, int from, int to, pid_t *pid) {
     if (failure != 0) {
         return failure;
     }
-    failure = posix_spawn_file_actions_init(&actions);
-    if (failure == 0) {
-        posix_spawnattr_setsigmask(&attributes, &none);
-        posix_spawnattr_setsigdefault(&attributes, &defaults);
-        posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-        failure = posix_spawn_file_actions_adddup2(&actions, from, to);
-        if (failure == 0) {
-            failure = posix_spawnp(pid, argv[0], &actions, &attributes, argv, environ);
-        }
-        posix_spawn_file_actions_destroy(&actions);
-    }
+    posix_spawnattr_setsigmask(&attributes, &none);
+    posix_spawnattr_setsigdefault(&attributes, &defaults);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    failure = posix_spawnp(pid, argv[0], actions, &attributes, argv, environ);
     posix_spawnattr_destroy(&attributes);
+    return failure;
+}
+
+int signals_spawn(char *const *argv, int from, int to, pid_t *pid) {
+    posix_spawn_file_actions_t actions;
+    int failure = posix_spawn_file_actions_init(&actions);
+    if (failure != 0) {
+        return failure;
+    }
+    failure = posix_spawn_file_actions_adddup2(&actions, from, to);
+    failure = failure == 0 ? spawn(argv, &actions, pid) : failure;
+    posix_spawn_file_actions_destroy(&actions);
+    return failure;
+}
+
+int signals_spawn_filter(char *const *argv, int in, int out, pid_t *pid) {
+    posix_spawn_file_actions_t actions;
+    int failure = posix_spawn_file_actions_init(&actions);
+    if (failure != 0) {
+        return failure;
+    }
+    failure = posix_spawn_file_actions_adddup2(&actions, in, STDIN_FILENO);
+    failure =
+        failure == 0 ? posix_spawn_file_actions_adddup2(&actions, out, STDOUT_FILENO) : failure;
+    failure = failure == 0 ? spawn(argv, &actions, pid) : failure;
+    posix_spawn_file_actions_destroy(&actions);
     return failure;
 }
 

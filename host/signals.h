@@ -33,6 +33,9 @@ const char *signals_name(int signal_number);
  * `from`. Returns 0 or an errno value. */
 int signals_spawn(char *const *argv, int from, int to, pid_t *pid);
 
+/* The same with standard input `in` and standard output `out`. */
+int signals_spawn_filter(char *const *argv, int in, int out, pid_t *pid);
+
 /* Run `command` (split at white space; single and double quotes group; no shell) as a child process
  * and wait for it. Signal masks are reset in the child. *exit_code: its exit status or 128 +
  * signal. */

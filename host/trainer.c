@@ -74,6 +74,10 @@ static bool log_is_due(const struct trainer *trainer) {
     return every > 0 && (uint64_t)trainer->state.step % every == 0;
 }
 
+static bool summary_due(const struct trainer *trainer) {
+    return summary_is_due(trainer->summary, (uint64_t)trainer->state.step);
+}
+
 static enum status train_step(struct trainer *trainer, struct batch *batch, struct error *err) {
     struct run_state *state = &trainer->state;
     batch->view.tokens = trainer->tokens;
@@ -91,7 +95,8 @@ static enum status train_step(struct trainer *trainer, struct batch *batch, stru
     trainer->state_version++;
     trainer->log_examples += batch->view.sequences;
     bool shown = trainer->sums.examples > 0.0; /* there is something to show already */
-    bool exact = !shown || state->phase == RUN_EPOCH_END || log_is_due(trainer);
+    bool exact = !shown || state->phase == RUN_EPOCH_END || log_is_due(trainer) ||
+                 summary_due(trainer);
     return fetch_sums(trainer, exact, err);
 }
 
@@ -101,6 +106,11 @@ static enum status after_step(struct trainer *trainer, struct error *err) {
     if (log_is_due(trainer)) {
         trainer_log_step(trainer);
     }
+    if (summary_due(trainer)) {
+        summary_step(trainer->summary, (uint64_t)state->step, trainer->sums.batch_loss,
+                     trainer->sums.correct / trainer->sums.examples);
+    }
+    summary_tick(trainer->summary);
     progress_step(trainer->setup.progress, (uint64_t)state->position,
                   trainer->sums.loss / trainer->sums.examples,
                   trainer->sums.correct / trainer->sums.examples, (uint64_t)state->step);
@@ -355,12 +365,28 @@ static enum status secure_start(struct trainer *trainer, struct error *err) {
     return store_supersede_newer(store, (uint64_t)trainer->state.step, err);
 }
 
+static void open_summary(struct trainer *trainer) {
+    const struct summary_setup setup = {
+        .files = trainer->setup.files,
+        .progress = trainer->setup.progress,
+        .directory = store_directory(trainer->setup.store),
+        .options = trainer->setup.options,
+        .options_text = &trainer->options_text,
+        .model = trainer->model,
+        .state = &trainer->state,
+        .resumed = trainer->setup.resumed != NULL,
+        .has_validation = trainer->evaluator != NULL,
+    };
+    trainer->summary = summary_open(&setup);
+}
+
 enum status trainer_run(struct trainer *trainer, struct trainer_outcome *outcome,
                         struct error *err) {
     memset(outcome, 0, sizeof *outcome);
     trainer->start_time = trainer->last_save = trainer->log_time = clock_monotonic_seconds();
     trainer->epoch_begin = trainer->start_time;
     trainer_log_start(trainer);
+    open_summary(trainer);
     TRY(secure_start(trainer, err));
     enum status status = loop(trainer, &outcome->end, err);
     if (status == STATUS_NONFINITE) {

@@ -11,6 +11,7 @@
 #include "host/callbacks.h"
 #include "host/evaluator.h"
 #include "host/model.h"
+#include "host/summary.h"
 #include "host/trainer.h"
 #include "io/history.h"
 
@@ -39,6 +40,7 @@ struct trainer {
     struct evaluator *evaluator; /* NULL without validation data */
     struct writer *writer;
     struct history *history;
+    struct summary *summary; /* NULL before trainer_run, and with --tensorboard off */
     void *tokens; /* the training tokens where the device reads them */
     uint64_t steps_per_epoch;
     uint64_t last_step; /* absolute step at which --steps or --max-steps ends the run; UINT64_MAX if

@@ -92,6 +92,7 @@ void trainer_log_step(struct trainer *trainer) {
     write_line(trainer, &line);
     trainer->log_time = now;
     trainer->log_examples = 0;
+    summary_rate(trainer->summary, (uint64_t)trainer->state.step, elapsed);
 }
 
 void trainer_log_epoch(struct trainer *trainer, uint64_t epoch, const struct epoch_row *row,
@@ -116,6 +117,7 @@ void trainer_log_epoch(struct trainer *trainer, uint64_t epoch, const struct epo
         progress_warning(trainer->setup.progress, "history.csv is not written: %s", err.message);
         trainer->warned_history = true;
     }
+    summary_epoch(trainer->summary, epoch, (uint64_t)trainer->state.step, row, trainer->model);
 }
 
 void trainer_log_save(struct trainer *trainer, const struct save_result *result) {
@@ -126,6 +128,7 @@ void trainer_log_save(struct trainer *trainer, const struct save_result *result)
         text_printf(&line, ",\"bytes\":%" PRIu64, result->bytes);
         add_number(&line, "stall_us", result->stall_seconds * 1e6);
         add_number(&line, "durable_ms", result->durable_seconds * 1e3);
+        summary_save(trainer->summary, result);
     } else {
         add_string(&line, "error", result->message);
     }
@@ -158,6 +161,7 @@ void trainer_log_end(struct trainer *trainer, const struct trainer_outcome *outc
                 outcome->saves.saved, outcome->saves.skipped, outcome->saves.failed);
     add_number(&line, "stall_us_total", outcome->saves.stall_seconds_total * 1e6);
     write_line(trainer, &line);
+    summary_flush(trainer->summary);
 }
 
 /* ---- the end of the run on stderr ------------------------------------------------------------ */

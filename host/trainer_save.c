@@ -114,10 +114,11 @@ static void note_accepted(struct trainer *trainer, unsigned kinds) {
 }
 
 /* The request is some 17 KB, too much for a quick zeroing but nothing for a stack: only what is
- * used is written. */
+ * used is written. Event files are written out first: none lacks a step that a checkpoint holds. */
 enum status trainer_save(struct trainer *trainer, unsigned kinds,
                          const struct template_values *values, struct error *err) {
     struct save_request request;
+    summary_flush(trainer->summary);
     request.step = (uint64_t)trainer->state.step;
     request.must = (kinds & SAVE_RING_DUE) == 0 || (kinds & ~(unsigned)SAVE_RING_DUE) != 0;
     request.target_count = request.metadata_count = 0;

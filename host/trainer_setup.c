@@ -43,7 +43,8 @@ static enum status choose_monitor(struct trainer *trainer, struct error *err) {
 /* Names in the model directory that belong to somebody else. */
 static bool is_reserved(const char *path, const char *name, const char *model_dir) {
     static const char *const names[] = {STORE_STATE_FILE, STORE_BEST_FILE, STORE_LOCK_FILE,
-                                        "history.csv",    "history.jsonl", "config.ini"};
+                                        "history.csv",    "history.jsonl", "config.ini",
+                                        "train",          "validation"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (strcmp(name, names[i]) == 0) {
             return loading_lies_in(path, model_dir);
@@ -336,6 +337,7 @@ void trainer_free(struct trainer *trainer) {
     }
     writer_free(trainer->writer);
     history_close(trainer->history);
+    summary_close(trainer->summary);
     evaluator_free(trainer->evaluator);
     batcher_free(trainer->batcher);
     if (trainer->model != NULL) {

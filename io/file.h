@@ -125,6 +125,9 @@ MUST_USE enum status publish_begin(const struct file_table *files, const char *f
                                    struct publish *out, struct error *err);
 MUST_USE enum status publish_write(struct publish *publish, const void *bytes, size_t size,
                                    struct error *err);
+/* fsync and close: for several files that must be safe before the first is renamed. On failure the
+ * temporary is unlinked. publish_commit does it where it has not been done. */
+MUST_USE enum status publish_seal(struct publish *publish, struct error *err);
 /* fsync, close, rename, fsync of the directory. On any failure before the rename the temporary is
  * unlinked and the old file is untouched; a descriptor whose fsync failed is never used again. When
  * only the directory's fsync failed (other than EINVAL or EBADF, which mean "not supported here")

@@ -97,7 +97,7 @@ static enum status give_up(struct publish *publish, const char *step, int negati
 /* Data and size on the disk, descriptor closed (before the rename: some network file systems refuse
  * to rename an open file). After a failed fsync the kernel may have marked the lost pages clean, so
  * a second one would report success: there is none. */
-static enum status seal(struct publish *publish, struct error *err) {
+enum status publish_seal(struct publish *publish, struct error *err) {
     const struct file_table *files = publish->files;
     double start = clock_monotonic_seconds();
     int result = files->fsync(files->context, publish->fd);
@@ -115,8 +115,10 @@ static enum status seal(struct publish *publish, struct error *err) {
 }
 
 enum status publish_commit(struct publish *publish, struct error *err) {
-    assert(publish->fd >= 0);
-    TRY(seal(publish, err));
+    assert(publish->temp_path[0] != '\0');
+    if (publish->fd >= 0) {
+        TRY(publish_seal(publish, err));
+    }
     const struct file_table *files = publish->files;
     double start = clock_monotonic_seconds();
     int result = files->rename(files->context, publish->temp_path, publish->final_path);

@@ -100,7 +100,9 @@ class BenchCheckpoint : public ::testing::Test {
                                                "--intervals", "1,5,epoch"};
         // Half a minute with sanitizers, more on a busy machine.
         Process process(
-            {.program = "", .arguments = words("bench checkpoint --quick --threads 1") + more});
+            {.program = "",
+             .arguments =
+                 words("bench checkpoint --quick --threads 1 --compression-level 3") + more});
         const int code = process.wait(600);
         outcome = new Outcome{code, process.out(), process.err()};
         ASSERT_EQ(outcome->code, 0) << outcome->err;

@@ -35,7 +35,8 @@ jobs=$(nproc)
 passed=0 failed=0 skipped=0
 timings=()
 results=$(mktemp -d)
-trap 'rm -rf "$results"' EXIT
+frameworks_pid= # the background installation, see start_frameworks
+trap '[ -z "$frameworks_pid" ] || kill "$frameworks_pid" 2>/dev/null; rm -rf "$results"' EXIT
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -53,6 +54,7 @@ prepare() {
     packages_need libboost-context-dev "fibers of the simulated device" header \
         boost/context/detail/fcontext.hpp
     packages_need zstd "opens checkpoints without our code" command zstd
+    packages_need gnuplot-nox "draws the pictures of cairn plot" command gnuplot
     packages_need strace "faults in the system calls of the program" command strace
     if ! ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1; then
         packages_need faketime "clocks that jump" command faketime
@@ -71,7 +73,8 @@ has_cuda_toolkit() {
 # with the disassemblers of bench/sass_report where there is something to disassemble.
 prepare_python() {
     local python=$PWD/.venv/bin/python lists=(-r tests/requirements.txt)
-    local probe="import numpy, safetensors, xxhash"
+    local needed="import numpy, safetensors, xxhash, zstandard"
+    local probe=$needed
     if [ "$fast" -eq 0 ] && has_cuda_toolkit; then
         lists+=(-r tests/requirements-cuda.txt)
         probe+="; from importlib.metadata import version"
@@ -83,11 +86,53 @@ prepare_python() {
             "$python" -m pip install -q --disable-pip-version-check "${lists[@]}" \
                 >>"$results/venv.log" 2>&1 </dev/null
     fi
-    if "$python" -c "import numpy, safetensors, xxhash" >/dev/null 2>&1; then
+    if "$python" -c "$needed" >/dev/null 2>&1; then
         export CAIRN_PYTHON=$python
     else
         tail -n 5 "$results/venv.log" >&2
         echo "warning: no virtual environment (no PyPI?); tests that need Python will be skipped" >&2
+    fi
+}
+
+# PyTorch, TensorFlow and the like are large: they are installed while the first configuration builds, and
+# waited for before its tests. Each is there when its own metadata is, which pip writes last.
+frameworks_list=tests/requirements-frameworks.txt
+
+has_frameworks() {
+    "$CAIRN_PYTHON" - "$frameworks_list" <<'EOF' >/dev/null 2>&1
+import importlib.metadata, platform, re, sys
+for line in open(sys.argv[1]):
+    name, _, condition = line.strip().partition(";")
+    if name and name[0] != "#" and eval(condition or "True", {"platform_machine": platform.machine()}):
+        importlib.metadata.version(re.match(r"[\w-]+", name)[0])
+EOF
+}
+
+start_frameworks() {
+    if [ "$fast" -ne 0 ] || [ -z "${CAIRN_PYTHON:-}" ] || has_frameworks; then
+        return
+    fi
+    echo "installing the packages of $frameworks_list in the background"
+    {
+        trap 'kill "$!"' TERM
+        begin=$SECONDS
+        "$CAIRN_PYTHON" -m pip install -q --disable-pip-version-check -r tests/requirements.txt \
+            -r "$frameworks_list" &
+        wait "$!" &&
+            echo $((SECONDS - begin)) >"$results/frameworks.seconds"
+    } >"$results/frameworks.log" 2>&1 </dev/null &
+    frameworks_pid=$!
+}
+
+wait_frameworks() {
+    [ -n "$frameworks_pid" ] || return 0
+    wait "$frameworks_pid"
+    frameworks_pid=
+    if [ -s "$results/frameworks.seconds" ]; then
+        note_time "beside the build: packages of $frameworks_list" "$(cat "$results/frameworks.seconds")"
+    else
+        tail -n 5 "$results/frameworks.log" >&2
+        echo "warning: $frameworks_list cannot be installed; tests that need it will be skipped" >&2
     fi
 }
 
@@ -177,6 +222,7 @@ forbid_skips() {
 
 prepare
 prepare_python
+start_frameworks
 
 wrapper=()
 select=()
@@ -187,6 +233,7 @@ if [ "$fast" -ne 0 ]; then
 fi
 release=(-DCMAKE_BUILD_TYPE=Release -DCAIRN_SANITIZE= -DCAIRN_TESTS=ON)
 if build Release build-test all -- "${release[@]}" -DCAIRN_CUDA=$cuda; then
+    wait_frameworks
     run Release build-test "${select[@]}"
 fi
 

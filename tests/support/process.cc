@@ -58,7 +58,8 @@ std::vector<char *> pointers(std::vector<std::string> &strings) {
 std::vector<std::string> child_environment(std::map<std::string, std::string> added) {
     std::vector<std::string> result;
     for (char **entry = environ; *entry != nullptr; entry++) {
-        if (std::strncmp(*entry, "CAIRN_", 6) != 0) {
+        const std::string name(*entry, std::strcspn(*entry, "="));
+        if (std::strncmp(*entry, "CAIRN_", 6) != 0 && added.count(name) == 0) {
             result.push_back(*entry);
         }
     }
