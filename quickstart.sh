@@ -111,10 +111,13 @@ expect 0 "${train[@]}"
 say "3. What is in the model directory"
 expect 0 "$cairn" checkpoints --model-dir "$model_dir"
 
-say "4. Evaluate on the test part of the data"
+say "4. Its learning curves"
+expect 0 "$cairn" plot --model-dir "$model_dir" --output none
+
+say "5. Evaluate on the test part of the data"
 expect 0 "$cairn" evaluate --data demo --model-dir "$model_dir"
 
-say "5. Predict three sentences (one per line on standard input)"
+say "6. Predict three sentences (one per line on standard input)"
 sentences=("The music was brilliant and the plot was never boring."
     "The acting was not good."
     "At first the story was dull, but the ending was superb.")
