@@ -57,7 +57,8 @@ struct checkpoint_encoder;
 
 /* `level`: zstd's, -7 to 19; below 3 what would shrink by less than an eighth is stored as it is
  * (io/checkpoint_frames.h). `threads` compress, from 1, the caller's included; the bytes do not
- * depend on it. Allocates everything that encoding needs (about 10 MB a thread), so that encode
+ * depend on it. Allocates everything that encoding needs (10 to 15 MB a thread at levels up to 3, up to
+ * 80 MB from level 15 on), so that encode
  * allocates only what the JSON header takes. STATUS_CONFIG, STATUS_MEMORY. */
 MUST_USE enum status checkpoint_encoder_create(int level, unsigned threads,
                                                struct checkpoint_encoder **out, struct error *err);

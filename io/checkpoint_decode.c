@@ -1,6 +1,4 @@
 #include <inttypes.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,10 +18,7 @@
 
 #define TENSOR_ALIGNMENT 64 /* in memory; the header promises 8 */
 
-enum {
-    LANES_MAX = 16,      /* more do not help: memory is slower than they are */
-    LANE_BYTES = 4 << 20 /* content for which another thread is worth its start */
-};
+enum { LANES_MAX = 16 };
 
 _Static_assert(sizeof(size_t) >= 8, "checkpoints may be larger than 4 GiB");
 
@@ -220,7 +215,7 @@ static enum status check_digest(const struct container *container, char hex[33],
         err, STATUS_CORRUPT,
         "the digest of the first %zu bytes is not the one in the digest frame: the file is damaged",
         container->digest_offset);
-    checkpoint_digest_hex(container->bytes, container->digest_offset, hex);
+    checkpoint_digest_text(canonical.digest, hex);
     return STATUS_OK;
 }
 
@@ -284,70 +279,10 @@ static void deal(struct stretch at, const uint8_t *bytes, size_t size) {
     }
 }
 
-/* ---- work that several threads share ---- */
-
-/* Tasks 0 to count - 1, of which the first one that fails, in this order, gives the error: tasks are
- * begun in order, and once one has failed no further ones are. */
-struct tasks {
-    void *context;
-    enum status (*work)(void *context, unsigned lane, uint64_t index, struct error *err);
-    uint64_t count;
-    atomic_uint_fast64_t next;
-    atomic_bool stop;
-    pthread_mutex_t mutex; /* guards the rest */
-    uint64_t failed;       /* `count`: none */
-    struct error err;
-};
-
-static void note_failure(struct tasks *tasks, uint64_t index, const struct error *err) {
-    atomic_store(&tasks->stop, true);
-    pthread_mutex_lock(&tasks->mutex);
-    if (index < tasks->failed) {
-        tasks->failed = index;
-        tasks->err = *err;
-    }
-    pthread_mutex_unlock(&tasks->mutex);
-}
-
-static void tasks_lane(void *context, unsigned lane) {
-    struct tasks *tasks = context;
-    while (!atomic_load(&tasks->stop)) {
-        uint64_t index = atomic_fetch_add(&tasks->next, 1);
-        struct error err = {STATUS_OK, ""};
-        if (index >= tasks->count) {
-            return;
-        }
-        if (tasks->work(tasks->context, lane, index, &err) != STATUS_OK) {
-            note_failure(tasks, index, &err);
-        }
-    }
-}
-
-static enum status run_tasks(unsigned lanes, uint64_t count, void *context,
-                             enum status (*work)(void *context, unsigned lane, uint64_t index,
-                                                 struct error *err),
-                             struct error *err) {
-    struct tasks tasks = {.context = context,
-                          .work = work,
-                          .count = count,
-                          .mutex = PTHREAD_MUTEX_INITIALIZER,
-                          .failed = count};
-    (void)parallel_run(lanes, tasks_lane, &tasks);
-    if (tasks.failed < count) {
-        if (err != NULL) {
-            *err = tasks.err;
-        }
-        return tasks.err.status;
-    }
-    return STATUS_OK;
-}
-
-/* Threads for so many bytes: each must have enough to do to be worth its start. */
+/* More threads do not help: memory is slower than they are. */
 static unsigned lanes_for(uint64_t bytes) {
-    uint64_t worth = 1 + bytes / LANE_BYTES;
     unsigned processors = parallel_processors();
-    unsigned most = processors < LANES_MAX ? processors : LANES_MAX;
-    return worth < most ? (unsigned)worth : most;
+    return parallel_lanes_for(bytes, processors < LANES_MAX ? processors : LANES_MAX);
 }
 
 /* ---- digests ---- */
@@ -382,8 +317,8 @@ static enum status check_tensor_digest(void *context, unsigned lane, uint64_t in
 static enum status check_tensor_digests(const struct safetensors_header *header, bool required,
                                         struct error *err) {
     struct digest_work work = {header, required};
-    TRY(run_tasks(lanes_for(header->data_bytes), header->tensor_count, &work, check_tensor_digest,
-                  err));
+    TRY(parallel_tasks(lanes_for(header->data_bytes), header->tensor_count, check_tensor_digest,
+                       &work, err));
     size_t digests = 0;
     for (size_t i = 0; i < header->metadata_count; i++) {
         digests += strncmp(header->metadata[i].key, "digest.", 7) == 0;
@@ -486,7 +421,7 @@ static enum status read_data(const struct container *container, const struct mem
         complete = work.lanes[i].zstd != NULL && work.lanes[i].content != NULL;
     }
     enum status status =
-        complete ? run_tasks(lanes, container->frames, &work, read_data_task, err)
+        complete ? parallel_tasks(lanes, container->frames, read_data_task, &work, err)
                  : error_set(err, STATUS_MEMORY, "no memory for decompressing a checkpoint");
     for (unsigned i = 0; i < lanes; i++) {
         ZSTD_freeDCtx(work.lanes[i].zstd);
@@ -527,13 +462,40 @@ static enum status decode_compressed(const uint8_t *bytes, size_t size, struct m
 
 /* ---- plain safetensors files ---- */
 
+#define TORCH_RECIPE "safetensors.torch.save_model(model, \"w.safetensors\")"
+#define KERAS_RECIPE                                                                               \
+    "safetensors.numpy.save_file({w.path: keras.ops.convert_to_numpy(w) for w in model.weights}, " \
+    "\"w.safetensors\")"
+
+/* What people have instead of safetensors, by its first bytes; NULL for anything else. As the length
+ * of a header all of them are far beyond the limit. */
+static const char *other_format(const uint8_t *bytes) {
+    if (memcmp(bytes, "PK\3\4", 4) == 0) {
+        return "a ZIP archive, as .keras files and those of torch.save are: load it there and save "
+               "the weights, in Keras with " KERAS_RECIPE ", in PyTorch with " TORCH_RECIPE;
+    }
+    if (memcmp(bytes, "\x89HDF", 4) == 0) {
+        return "an HDF5 file, as .weights.h5 and .h5 of Keras are: load it there and save the "
+               "weights with " KERAS_RECIPE;
+    }
+    if (bytes[0] == 0x80 && bytes[1] >= 2 && bytes[1] <= 5) {
+        return "a Python pickle, as old .pt and .pth files are: load it in PyTorch and save the "
+               "weights with " TORCH_RECIPE;
+    }
+    return NULL;
+}
+
 static enum status decode_plain(const uint8_t *bytes, size_t size, struct memory *memory,
                                 struct error *err) {
     CHECK(size >= SAFETENSORS_LENGTH_BYTES, err, STATUS_CORRUPT,
           "%zu bytes are neither a checkpoint nor a safetensors file", size);
     uint64_t json_bytes = safetensors_length(bytes);
+    bool fits = json_bytes <= CHECKPOINT_HEADER_BYTES_MAX;
+    const char *other = fits ? NULL : other_format(bytes);
+    CHECK(other == NULL, err, STATUS_CORRUPT,
+          "the file is neither a checkpoint nor a safetensors file but %s", other);
     CHECK(
-        json_bytes <= CHECKPOINT_HEADER_BYTES_MAX, err, STATUS_CORRUPT,
+        fits, err, STATUS_CORRUPT,
         "the file is neither a checkpoint (no zstd frame at its start) nor a safetensors file (its "
         "header would have %" PRIu64 " bytes, %d is the limit)",
         json_bytes, CHECKPOINT_HEADER_BYTES_MAX);
@@ -600,7 +562,10 @@ enum status checkpoint_read_file(const struct file_table *files, const char *pat
     TRY(file_read_all(files, path, CHECKPOINT_CONTENT_BYTES_MAX, &bytes, &size, err));
     enum status status = checkpoint_decode(bytes, size, out, err);
     free(bytes);
-    return status == STATUS_OK ? status : error_prefix(err, status, "%s", path);
+    char shown[400];
+    return status == STATUS_OK ? status
+                               : error_prefix(err, status, "%s",
+                                              text_escape(path, strlen(path), shown, sizeof shown));
 }
 
 const char *checkpoint_metadata(const struct checkpoint *checkpoint, const char *key) {

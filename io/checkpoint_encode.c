@@ -267,12 +267,19 @@ static enum status write_trailer(struct checkpoint_encoder *encoder, struct outp
 /* Bytes that stay in a core's cache between the two looks that each of them gets. */
 enum { PASS_BYTES = 64 << 10 };
 
+void checkpoint_digest_text(const uint8_t digest[LAYOUT_DIGEST_BYTES], char out[33]) {
+    static const char digits[] = "0123456789abcdef";
+    for (size_t i = 0; i < LAYOUT_DIGEST_BYTES; i++) {
+        out[2 * i] = digits[digest[i] >> 4];
+        out[2 * i + 1] = digits[digest[i] & 15];
+    }
+    out[32] = '\0';
+}
+
 static void digest_text(XXH128_hash_t hash, char out[33]) {
     XXH128_canonical_t canonical;
     XXH128_canonicalFromHash(&canonical, hash);
-    for (size_t i = 0; i < sizeof canonical.digest; i++) {
-        snprintf(out + 2 * i, 3, "%02x", canonical.digest[i]);
-    }
+    checkpoint_digest_text(canonical.digest, out);
 }
 
 static void summarise(const struct tensor_view *tensor, XXH3_state_t *state, struct summary *out) {
@@ -311,8 +318,14 @@ static enum status look_at_tensors(struct checkpoint_encoder *encoder,
                                    const struct tensor_view *tensors, size_t count,
                                    struct error *err) {
     struct pass pass = {tensors, count, encoder, 0};
-    unsigned threads = checkpoint_frames_threads(encoder->frames);
-    encoder->cpu_seconds += parallel_run(threads, pass_lane, &pass);
+    uint64_t total = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t bytes = 0;
+        (void)!tensor_bytes(&tensors[i], &bytes);
+        total += bytes;
+    }
+    unsigned lanes = parallel_lanes_for(total, checkpoint_frames_threads(encoder->frames));
+    encoder->cpu_seconds += parallel_run(lanes, pass_lane, &pass);
     for (size_t i = 0; i < count; i++) {
         if (!encoder->summaries[i].finite) {
             return nonfinite_error(&tensors[i], err);

@@ -24,7 +24,7 @@ enum {
 
 struct lane {
     ZSTD_CCtx *zstd;
-    uint8_t *piece; /* [CHECKPOINT_FRAME_BYTES] of more tensors than one; what is sampled */
+    uint8_t *piece; /* [CHECKPOINT_FRAME_BYTES] for one that lies in more tensors than one */
 };
 
 struct slot {
@@ -45,7 +45,6 @@ struct checkpoint_frames {
 
     /* The run. Constant while it lasts: */
     const struct tensor_view *tensors;
-    size_t tensor_count;
     uint64_t data_bytes, pieces;
     checkpoint_take take;
     void *context;
@@ -55,7 +54,8 @@ struct checkpoint_frames {
     bool has_mutex, has_changed;
     uint64_t claimed, taken; /* pieces */
     bool ended;
-    enum status status; /* of the run, and why; the caller's lane alone */
+    /* The caller's lane alone: how the run went, and why. */
+    enum status status;
     struct error err;
 };
 
@@ -242,7 +242,6 @@ enum status checkpoint_frames_run(struct checkpoint_frames *frames,
         data_bytes += view_bytes(&tensors[i]);
     }
     frames->tensors = tensors;
-    frames->tensor_count = tensor_count;
     frames->data_bytes = data_bytes;
     frames->pieces = layout_data_frames(data_bytes);
     frames->take = take;

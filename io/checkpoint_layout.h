@@ -34,6 +34,9 @@ enum {
     LAYOUT_BLOCK_BYTES = 128 << 10   /* the largest block that zstd allows */
 };
 
+/* The 16 bytes of a canonical XXH3-128 as 32 hex digits and a NUL. In checkpoint_encode.c. */
+void checkpoint_digest_text(const uint8_t digest[LAYOUT_DIGEST_BYTES], char out[33]);
+
 /* Data frames for so many bytes of tensors. */
 static inline uint64_t layout_data_frames(uint64_t data_bytes) {
     return (data_bytes + CHECKPOINT_FRAME_BYTES - 1) / CHECKPOINT_FRAME_BYTES;

@@ -91,7 +91,9 @@ static enum status grow(uint8_t **bytes, size_t size, size_t *capacity, size_t w
     uint8_t *moved = realloc(*bytes, grown);
     CHECK(moved != NULL, err, STATUS_MEMORY, "out of memory while reading a file (%zu bytes)",
           grown);
-    memory_ask_large_pages(moved, grown);
+    if (*bytes == NULL) { /* later the block would be several mappings, which cannot move at once */
+        memory_ask_large_pages(moved, grown);
+    }
     *bytes = moved;
     *capacity = grown;
     return STATUS_OK;

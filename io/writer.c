@@ -60,7 +60,7 @@ struct writer {
     uint64_t stall_count;
 
     /* writer's thread only */
-    bool ordinary;                      /* scheduled by SCHED_OTHER when it began */
+    int policy; /* of scheduling, as it was set last; -1: somebody else's choice, which stays */
     double ended_seconds, took_seconds; /* of the latest save; monotonic clock */
     struct writer_targets publisher;
     struct save_result result; /* of the job being written */
@@ -200,12 +200,17 @@ static void finish_job_locked(struct writer *writer, struct job *job) {
  * writes, the writer is an ordinary thread, or else each of its waits for the disk would end when
  * the trainer's time slice does; but not where saves come so fast that it hardly rests: there
  * training goes first, and the busy policy says what becomes of the saves. A policy that the user
- * chose for the process stays, and so it does where the system refuses. */
-static void set_yielding(const struct writer *writer, bool yielding) {
+ * chose (chrt), before or while the program runs, stays, and nothing is done where the system
+ * refuses. */
+static void set_yielding(struct writer *writer, bool yielding) {
     const struct sched_param none = {0};
-    if (writer->ordinary) {
-        (void)pthread_setschedparam(pthread_self(), yielding ? SCHED_BATCH : SCHED_OTHER, &none);
+    int wanted = yielding ? SCHED_BATCH : SCHED_OTHER;
+    if (writer->policy < 0 || writer->policy == wanted) {
+        return;
     }
+    bool untouched = sched_getscheduler(0) == writer->policy;
+    bool set = untouched && pthread_setschedparam(pthread_self(), wanted, &none) == 0;
+    writer->policy = set ? wanted : -1;
 }
 
 /* Has the writer rested for most of the time since the save before this one? */
@@ -226,7 +231,7 @@ static void write_job_politely(struct writer *writer, const struct job *job) {
 
 static void *writer_thread(void *context) {
     struct writer *writer = context;
-    writer->ordinary = sched_getscheduler(0) == SCHED_OTHER;
+    writer->policy = SCHED_OTHER;
     set_yielding(writer, true);
     pthread_mutex_lock(&writer->mutex);
     for (;;) {

@@ -3,6 +3,7 @@
 #include "include/cairn/checkpoint.h"
 
 #include <inttypes.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -95,11 +96,11 @@ bool cairn_checkpoint_has_cuda(void) {
 
 /* ---- open and close ---- */
 
+/* Options without what was added since version 0.1.0. */
+#define OPTIONS_BYTES_MIN offsetof(struct cairn_checkpoint_options, compression_threads)
+
 static enum status check_options(const struct cairn_checkpoint_options *options,
                                  struct error *err) {
-    CHECK(options->size == sizeof *options, err, STATUS_USAGE,
-          "options.size is %zu, %zu is expected: begin with CAIRN_CHECKPOINT_OPTIONS_INIT",
-          options->size, sizeof *options);
     CHECK(options->compression_level >= -7 && options->compression_level <= 19, err, STATUS_USAGE,
           "compression level %d: a level from -7 to 19 is needed", options->compression_level);
     CHECK(options->compression_threads <= 64, err, STATUS_USAGE,
@@ -110,6 +111,23 @@ static enum status check_options(const struct cairn_checkpoint_options *options,
               (unsigned)options->on_failure <= CAIRN_CHECKPOINT_STOP,
           err, STATUS_USAGE, "options.busy or options.on_failure is none of its enum's values");
     return STATUS_OK;
+}
+
+/* The caller's options, of which a program built with an older header has only the first fields. */
+static enum status take_options(const struct cairn_checkpoint_options *options,
+                                struct cairn_checkpoint_options *out, struct error *err) {
+    static const struct cairn_checkpoint_options defaults = CAIRN_CHECKPOINT_OPTIONS_INIT;
+    *out = defaults;
+    if (options != NULL) {
+        CHECK(options->size >= OPTIONS_BYTES_MIN && options->size <= sizeof *options, err,
+              STATUS_USAGE,
+              "options.size is %zu, %zu to %zu are expected: begin with "
+              "CAIRN_CHECKPOINT_OPTIONS_INIT, and use a library that is not older than the header",
+              options->size, OPTIONS_BYTES_MIN, sizeof *options);
+        memcpy(out, options, options->size);
+        out->size = sizeof *out;
+    }
+    return check_options(out, err);
 }
 
 static enum status open_store(struct cairn_checkpoint *handle, struct error *err) {
@@ -149,17 +167,16 @@ static void free_handle(struct cairn_checkpoint *handle) {
 enum status handle_open(const struct file_table *files, const char *directory,
                         const struct cairn_checkpoint_options *options,
                         struct cairn_checkpoint **out, struct error *err) {
-    static const struct cairn_checkpoint_options defaults = CAIRN_CHECKPOINT_OPTIONS_INIT;
+    struct cairn_checkpoint_options taken;
     CHECK(out != NULL, err, STATUS_USAGE, "cairn_checkpoint_open needs `out`");
     *out = NULL;
     CHECK(directory != NULL && directory[0] != '\0', err, STATUS_USAGE,
           "cairn_checkpoint_open needs the path of a directory");
-    options = options == NULL ? &defaults : options;
-    TRY(check_options(options, err));
+    TRY(take_options(options, &taken, err));
     struct cairn_checkpoint *handle = calloc(1, sizeof *handle);
     CHECK(handle != NULL, err, STATUS_MEMORY, "no memory for a checkpoint handle");
     handle->files = files;
-    handle->options = *options;
+    handle->options = taken;
     enum status status = init_handle(handle, directory, err);
     if (status != STATUS_OK) {
         free_handle(handle);

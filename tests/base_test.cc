@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -48,6 +49,46 @@ TEST(Parallel, EveryLaneRunsOnceAndAllAtTheSameTime) {
     }
     EXPECT_GE(parallel_processors(), 1u);
 }
+
+TEST(Parallel, NoLaneIsOneAndTooManyAreTheMost) {
+    for (auto [wanted, expected] : {std::pair<unsigned, int>{0, 1}, {65, 64}, {1000, 64}}) {
+        std::atomic<int> runs{0};
+        (void)parallel_run(
+            wanted, [](void *context, unsigned) { ++*static_cast<std::atomic<int> *>(context); },
+            &runs);
+        EXPECT_EQ(runs, expected);
+    }
+    EXPECT_EQ(parallel_lanes_for(0, 8), 1u);
+    EXPECT_EQ(parallel_lanes_for(uint64_t{3} << 22, 8), 4u);
+    EXPECT_EQ(parallel_lanes_for(UINT64_MAX, 8), 8u);
+}
+
+TEST(Parallel, EachTaskRunsOnceAndTheFirstThatFailsInTheirOrderIsReturned) {
+    struct Tasks {
+        std::set<uint64_t> failing;
+        std::atomic<unsigned> runs[200] = {};
+    };
+    auto work = [](void *context, unsigned, uint64_t index, struct error *err) -> enum status {
+        Tasks *tasks = static_cast<Tasks *>(context); tasks->runs[index]++;
+        if (tasks->failing.count(index) == 0){return STATUS_OK;}
+    // The lower one is slower, so that the order of time is not that of the tasks.
+    std::this_thread::sleep_for(
+        std::chrono::milliseconds(index == *tasks->failing.begin() ? 5 : 0));
+    return error_set(err, STATUS_CORRUPT, "task %d", static_cast<int>(index));
+};
+for (unsigned lanes : {1u, 2u, 8u}) {
+    Tasks good;
+    EXPECT_EQ(parallel_tasks(lanes, 200, work, &good, nullptr), STATUS_OK);
+    EXPECT_TRUE(std::all_of(std::begin(good.runs), std::end(good.runs),
+                            [](const auto &runs) { return runs == 1; }));
+    Tasks bad;
+    bad.failing = {40, 41, 42, 150};
+    struct error err = {};
+    EXPECT_EQ(parallel_tasks(lanes, 200, work, &bad, &err), STATUS_CORRUPT);
+    EXPECT_STREQ(err.message, "task 40");
+    EXPECT_EQ(bad.runs[150], 0u);
+}
+} // namespace
 
 // ---- memory ----
 

@@ -2,11 +2,14 @@
 // the bytes nor the errors depend on the number of threads.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <random>
+#include <thread>
 
 #include "io/checkpoint.h"
+#include "io/checkpoint_frames.h"
 #include "tests/support/checkpoint_bytes.h"
 
 namespace {
@@ -136,13 +139,15 @@ TEST(Frames, WhatShrinksIsCompressedAtEveryLevel) {
     EXPECT_LT(data_frame_of(std::string(FRAME, '\0'), -7).size(), FRAME / 1000);
 }
 
-// Six pieces: stored, compressed, of several tensors, and a short last one.
+// 22 pieces, more than any number of slots below: stored, compressed, of several tensors, and a
+// short last one.
+constexpr int PIECES = 22;
 std::vector<Tensor> several_pieces() {
     std::vector<Tensor> tensors = {
         bytes_tensor("a", random_bytes(FRAME + 7, 1)), bytes_tensor("empty", ""),
-        bytes_tensor("b", std::string(FRAME, 'x')), bytes_tensor("c", weights(FRAME / 4, 2))};
+        bytes_tensor("b", std::string(19 * FRAME, 'x')), bytes_tensor("c", weights(FRAME / 4, 2))};
     for (unsigned i = 0; i < 40; i++) {
-        tensors.push_back(bytes_tensor("d" + std::to_string(i), random_bytes(50000 + i, i)));
+        tensors.push_back(bytes_tensor("d" + std::to_string(i), random_bytes(80000 + i, i)));
     }
     return tensors;
 }
@@ -173,20 +178,49 @@ TEST(Frames, AFailingSinkEndsTheEncodingWithAnyNumberOfThreads) {
     struct Sink {
         int calls, fail_at;
     };
+    // Slow, so that the other threads run out of slots and wait for it.
     checkpoint_sink sink = [](void *context, const void *, size_t, struct error *) {
         Sink *state = static_cast<Sink *>(context);
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
         return ++state->calls == state->fail_at ? STATUS_IO : STATUS_OK;
     };
     std::string expected = Encoder(1, 1).bytes(tensors);
     for (unsigned threads : {1u, 2u, 5u}) {
         Encoder encoder(1, threads);
-        for (int n = 1; n <= 4; n++) {
+        for (int n = 1; n <= 1 + PIECES + 1; n += 2) { // header, pieces, what ends the file
             Sink failing = {0, n};
             EXPECT_EQ(encoder.run(tensors, sink, &failing, nullptr), STATUS_IO);
             EXPECT_EQ(failing.calls, n) << threads;
         }
         EXPECT_TRUE(encoder.bytes(tensors) == expected) << threads;
     }
+}
+
+TEST(Frames, ManyThreadsMakeThemAndTheirTimeIsCounted) {
+    std::vector<Tensor> tensors = several_pieces();
+    std::vector<struct tensor_view> views = views_of(tensors);
+    struct checkpoint_frames *frames = nullptr;
+    ASSERT_EQ(checkpoint_frames_create(1, 3, &frames, nullptr), STATUS_OK);
+    EXPECT_EQ(checkpoint_frames_threads(frames), 3u);
+    uint64_t content = 0;
+    checkpoint_take take = [](void *context, const struct checkpoint_frame *frame, struct error *) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(2)); // the others go on meanwhile
+        *static_cast<uint64_t *>(context) += frame->content_bytes;
+        return STATUS_OK;
+    };
+    ASSERT_EQ(checkpoint_frames_run(frames, views.data(), views.size(), take, &content, nullptr),
+              STATUS_OK);
+    uint64_t expected = 0;
+    for (const Tensor &tensor : tensors) {
+        expected += tensor.bytes.size();
+    }
+    EXPECT_EQ(content, expected);
+    EXPECT_EQ((expected + FRAME - 1) / FRAME, static_cast<uint64_t>(PIECES));
+    EXPECT_GT(checkpoint_frames_cpu_seconds(frames), 0.0);
+    EXPECT_EQ(checkpoint_frames_cpu_seconds(frames), 0.0); // since the last question
+    ASSERT_EQ(checkpoint_frames_run(frames, nullptr, 0, take, &content, nullptr), STATUS_OK);
+    EXPECT_EQ(content, expected);
+    checkpoint_frames_free(frames);
 }
 
 TEST(Frames, TheFirstTensorThatIsNotFiniteIsNamedWithAnyNumberOfThreads) {
@@ -222,8 +256,30 @@ TEST(Decode, TheErrorOfADamagedLargeCheckpointIsTheSameEveryTime) {
     }
     Decoded first = decode(bad);
     EXPECT_EQ(first.status, STATUS_CORRUPT);
-    for (int again = 0; again < 20; again++) {
+    for (int again = 0; again < 5; again++) {
         EXPECT_EQ(decode(bad).message, first.message);
+    }
+}
+
+TEST(Decode, OfSeveralDamagedFramesTheFirstIsNamedWhicheverThreadIsFaster) {
+    std::string data = random_bytes(6 * FRAME, 3);
+    std::string json = "{\"__metadata__\":{\"format_version\":\"1\",\"digest.t\":\"" +
+                       xxh3_hex(data) + "\"}," +
+                       json_entry("t", "U8", "[" + std::to_string(data.size()) + "]",
+                                  "[0," + std::to_string(data.size()) + "]") +
+                       "}";
+    std::vector<Frame> frames = make_frames(safetensors_header(json), data);
+    ASSERT_EQ(decode(assemble(frames)).status, STATUS_OK);
+    for (size_t damaged : {2u, 3u, 5u}) { // digest and seek table fit the damage
+        frames[damaged].bytes[FRAME / 2] = static_cast<char>(frames[damaged].bytes[FRAME / 2] ^ 1);
+    }
+    size_t offset = frames[0].bytes.size() + frames[1].bytes.size();
+    for (int again = 0; again < 10; again++) {
+        Decoded decoded = decode(assemble(frames));
+        EXPECT_EQ(decoded.status, STATUS_CORRUPT);
+        EXPECT_NE(decoded.message.find("frame at byte " + std::to_string(offset) + " "),
+                  std::string::npos)
+            << decoded.message;
     }
 }
 

@@ -222,7 +222,7 @@ TEST_F(Resume, BestModelIsNotForgotten) {
 
 // SIGTERM wherever it falls, again and again, until the run is through.
 TEST_F(Resume, StopsBySignal) {
-    run_reference({"--epochs", "40", "--patience", "none"});
+    run_reference({"--epochs", "120", "--patience", "none"}); // long enough on a busy machine
     unsigned stops = 0;
     for (int code = 75; code == 75;) {
         const uint64_t begin = last_step(model());

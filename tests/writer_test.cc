@@ -4,6 +4,7 @@
 #include "io/writer.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -11,7 +12,9 @@
 #include <algorithm>
 #include <atomic>
 #include <ctime>
+#include <filesystem>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <set>
 #include <string>
@@ -521,6 +524,58 @@ TEST(Writer, ResultsThatNobodyPollsAreBoundedEvenWhenAllFailed) {
     EXPECT_EQ(results.back().step, 70u);
     EXPECT_EQ(totals_text(run.totals()),
               "requested 70 saved 0 skipped 0 delayed 0 failed 70 lost 6");
+}
+
+// ---- how it is scheduled ----
+
+std::set<std::string> thread_ids() {
+    std::set<std::string> ids;
+    for (const auto &entry : std::filesystem::directory_iterator("/proc/self/task")) {
+        ids.insert(entry.path().filename());
+    }
+    return ids;
+}
+
+int policy_of(const std::string &thread) {
+    return sched_getscheduler(static_cast<pid_t>(std::stol(thread)));
+}
+
+// The writer of a run begun on a thread of the given policy: its policy when it has nothing to do,
+// while it writes the first save, and when it rests again.
+void watch_policies(int policy, std::vector<int> *seen) {
+    const struct sched_param none = {};
+    ASSERT_EQ(sched_setscheduler(0, policy, &none), 0);
+    const std::set<std::string> before = thread_ids();
+    SmallRun run;
+    std::set<std::string> ids = thread_ids(), fresh;
+    std::set_difference(ids.begin(), ids.end(), before.begin(), before.end(),
+                        std::inserter(fresh, fresh.end()));
+    ASSERT_EQ(fresh.size(), 1u);
+    const std::string writer = *fresh.begin();
+    writer_drain(run.writer);
+    while (policy == SCHED_OTHER && policy_of(writer) != SCHED_BATCH) { // it has just been started
+        std::this_thread::yield();
+    }
+    seen->push_back(policy_of(writer));
+    run.files.hold(is_checkpoint_write);
+    ASSERT_EQ(run.save_step(1), SAVE_ACCEPTED);
+    run.files.wait_until_held();
+    seen->push_back(policy_of(writer));
+    run.files.release();
+    ASSERT_EQ(run.drain().size(), 1u);
+    seen->push_back(policy_of(writer));
+}
+
+TEST(Writer, YieldsWhileItWaitsAndHurriesWhenItHasRested) {
+    std::vector<int> seen;
+    std::thread(watch_policies, SCHED_OTHER, &seen).join();
+    EXPECT_EQ(seen, (std::vector<int>{SCHED_BATCH, SCHED_OTHER, SCHED_BATCH}));
+}
+
+TEST(Writer, LeavesAPolicyThatTheUserChose) {
+    std::vector<int> seen;
+    std::thread(watch_policies, SCHED_IDLE, &seen).join();
+    EXPECT_EQ(seen, (std::vector<int>{SCHED_IDLE, SCHED_IDLE, SCHED_IDLE}));
 }
 
 TEST(Writer, FreeFinishesWhatIsQueued) {
