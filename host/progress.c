@@ -309,7 +309,8 @@ static void epoch_json(struct progress *progress, const struct epoch_row *row, b
 void progress_epoch_end(struct progress *progress, const struct epoch_row *row, bool has_validation,
                         uint64_t global_step) {
     double now = progress->clock();
-    double seconds = now - progress->epoch_begin;
+    bool trained = progress->first_step < progress->steps;
+    double seconds = trained ? now - progress->epoch_begin : 0.0;
     double per_step = seconds_per_step(progress, progress->steps, now);
     char step[32];
     struct text line = {0};
@@ -325,9 +326,10 @@ void progress_epoch_end(struct progress *progress, const struct epoch_row *row, 
     if (progress->mode == PROGRESS_BAR) {
         text_printf(&line, " ");
         append_bar(&line, progress->steps, progress->steps);
-        text_printf(&line, " %.0fs %s/step", seconds, step);
-    } else {
-        text_printf(&line, " - %.0fs - %s/step", seconds, step);
+    }
+    if (trained) {
+        const char *between = progress->mode == PROGRESS_BAR ? " " : " - ";
+        text_printf(&line, "%s%.0fs%s%s/step", between, seconds, between, step);
     }
     append_metric(&line, "accuracy", row->accuracy);
     append_metric(&line, "loss", row->loss);

@@ -10,7 +10,8 @@
  * json events: epoch_begin (epoch, epochs, steps, position), step (epoch, done, steps, step, loss,
  * accuracy, eta_seconds, ms_per_step), validation (done, total), epoch (epoch, epochs, step,
  * seconds, ms_per_step, accuracy, loss, val_accuracy, val_loss), message and warning (text).
- * Numbers that are not finite are the strings "nan", "inf", "-inf".
+ * Numbers that are not finite are the strings "nan", "inf", "-inf". An epoch of which only the
+ * validation was left to a resumed run has no times (json: 0).
  *
  * Usage:
  *     progress_init(&progress, stderr, PROGRESS_AUTO, 1);
@@ -49,7 +50,8 @@ struct progress {
 
 void progress_init(struct progress *progress, FILE *out, enum progress_mode mode, uint64_t verbose);
 
-/* `epoch` is 1-based; `steps` per epoch; `position` batches are already done (resume). */
+/* `epoch` is 1-based; `steps` per epoch; `position` batches are already done (resume), all of them
+ * where only the validation is left. */
 void progress_epoch_begin(struct progress *progress, uint64_t epoch, uint64_t epochs,
                           uint64_t steps, uint64_t position);
 

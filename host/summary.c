@@ -9,7 +9,6 @@ enum { OPTION_CELLS_MAX = 256, TAG_CAPACITY = 96 };
 #define OPTIONS_TAG "options"
 
 struct summary {
-    const struct file_table *files;
     struct progress *progress;
     struct event_file *train;      /* NULL: writing has ended */
     struct event_file *validation; /* or there are no such data */
@@ -22,7 +21,10 @@ struct summary {
 };
 
 static void end_with_warning(struct summary *summary, const struct error *err) {
-    progress_warning(summary->progress, "event files for TensorBoard are not written: %s",
+    progress_warning(summary->progress,
+                     "event files for TensorBoard are not written: %s. Training goes on without "
+                     "them; to have them mend this, or move away what is named, and start again, "
+                     "or pass --tensorboard off",
                      err->message);
     event_file_close(summary->train);
     event_file_close(summary->validation);
@@ -36,9 +38,11 @@ static bool is_writing(const struct summary *summary) {
 /* ---- going back to the restored point -------------------------------------------------------- */
 
 struct restored {
-    struct summary *summary;
     const struct run_state *state;
-    bool resumed, in_validation, has_graph;
+    bool resumed, in_validation;
+    /* what was found */
+    bool has_graph, has_save, has_other_run;
+    uint64_t save_step;
 };
 
 static bool begins_with(const char *text, const char *prefix) {
@@ -64,8 +68,8 @@ static bool has_seen(struct restored *restored, const struct event_seen *event) 
                      (restored->in_validation && state->phase == RUN_EPOCH_END);
     bool seen = is_before ? event->step < state->step : event->step <= state->step;
     if (seen && begins_with(event->tag, "checkpoint/")) {
-        restored->summary->has_save = true;
-        restored->summary->save_step = (uint64_t)event->step;
+        restored->has_save = true;
+        restored->save_step = (uint64_t)event->step;
     }
     return seen;
 }
@@ -76,6 +80,7 @@ static bool keep_event(void *context, const struct event_seen *event) {
         return true; /* the version */
     }
     if (!restored->resumed) {
+        restored->has_other_run = true;
         return false;
     }
     switch (event->kind) {
@@ -89,25 +94,20 @@ static bool keep_event(void *context, const struct event_seen *event) {
     }
 }
 
-/* Cut the earlier files of a directory and begin a new one with what has to be carried over. */
-static enum status open_directory(struct restored *restored, const char *model_dir,
-                                  const char *name, struct event_file **out, struct error *err) {
-    const struct file_table *files = restored->summary->files;
+/* Both directories, whether or not this start writes into them: what goes comes once more, or is of
+ * a branch that was left. */
+static enum status rewind_files(const struct summary_setup *setup, struct restored *restored,
+                                struct error *err) {
+    static const char *const names[] = {"train", "validation"};
     char directory[FILE_PATH_CAPACITY];
-    CHECK(file_join_path(directory, sizeof directory, model_dir, name), err, STATUS_IO,
-          "the path of the model directory is too long");
-    struct text survivors = {0};
-    enum status status = event_file_rewind(files, directory, keep_event, restored, &survivors, err);
-    if (status == STATUS_OK) {
-        status = event_file_open(files, directory, out, err);
+    *restored = (struct restored){.state = setup->state, .resumed = setup->resumed};
+    for (size_t i = 0; i < 2; i++) {
+        CHECK(file_join_path(directory, sizeof directory, setup->directory, names[i]), err,
+              STATUS_IO, "the path of the model directory is too long");
+        restored->in_validation = i == 1;
+        TRY(event_file_rewind(setup->files, directory, keep_event, restored, err));
     }
-    if (status == STATUS_OK) {
-        uint64_t step = (uint64_t)restored->state->step;
-        event_file_add_start(*out, restored->resumed ? step + 1 : 0);
-        event_file_add_raw(*out, &survivors);
-    }
-    text_free(&survivors);
-    return status;
+    return STATUS_OK;
 }
 
 /* ---- options --------------------------------------------------------------------------------- */
@@ -161,26 +161,56 @@ static void add_options(struct event_file *file, uint64_t step, const struct tex
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
+static enum status open_file(const struct summary_setup *setup, const char *name,
+                             struct event_file **out, struct error *err) {
+    char directory[FILE_PATH_CAPACITY];
+    CHECK(file_join_path(directory, sizeof directory, setup->directory, name), err, STATUS_IO,
+          "the path of the model directory is too long");
+    TRY(event_file_open(setup->files, directory, out, err));
+    event_file_add_start(*out, setup->resumed ? (uint64_t)setup->state->step + 1 : 0);
+    return STATUS_OK;
+}
+
 static enum status open_files(struct summary *summary, const struct summary_setup *setup,
                               struct error *err) {
-    struct restored restored = {
-        .summary = summary, .state = setup->state, .resumed = setup->resumed};
-    TRY(open_directory(&restored, setup->directory, "train", &summary->train, err));
+    struct restored restored;
+    TRY(rewind_files(setup, &restored, err));
+    summary->has_save = restored.has_save;
+    summary->save_step = restored.save_step;
+    if (restored.has_other_run) {
+        progress_message(setup->progress,
+                         "%s has event files for TensorBoard but no checkpoint to go on from: this "
+                         "run begins anew, and the earlier event files were emptied.",
+                         setup->directory);
+    }
+    TRY(open_file(setup, "train", &summary->train, err));
     if (!restored.has_graph) {
         summary_add_graph(summary->train, setup->model);
     }
     add_options(summary->train, (uint64_t)setup->state->step, setup->options_text);
     if (setup->has_validation) {
-        restored.in_validation = true;
-        TRY(open_directory(&restored, setup->directory, "validation", &summary->validation, err));
+        TRY(open_file(setup, "validation", &summary->validation, err));
         TRY(event_file_flush(summary->validation, err));
     }
     return event_file_flush(summary->train, err);
 }
 
+/* Nothing is written, but what a resumed run has left behind must not stay. */
+static void rewind_only(const struct summary_setup *setup) {
+    struct restored restored;
+    struct error err = {0};
+    if (setup->resumed && rewind_files(setup, &restored, &err) != STATUS_OK) {
+        progress_warning(setup->progress,
+                         "event files for TensorBoard may still show what lies behind step %lld: "
+                         "%s. Training goes on; mend this and start again, or delete them",
+                         (long long)setup->state->step, err.message);
+    }
+}
+
 struct summary *summary_open(const struct summary_setup *setup) {
     const struct options *options = setup->options;
     if (strcmp(options->tensorboard, "on") != 0) {
+        rewind_only(setup);
         return NULL;
     }
     struct summary *summary = calloc(1, sizeof *summary);
@@ -191,7 +221,6 @@ struct summary *summary_open(const struct summary_setup *setup) {
         return NULL;
     }
     *summary = (struct summary){
-        .files = setup->files,
         .progress = setup->progress,
         .every_steps = options->save_summary_steps,
         .every_epochs = options->histogram_freq,

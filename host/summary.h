@@ -15,8 +15,9 @@
  * Epochs count from 0, steps from 1. `loss` of a step is the batch's, `accuracy` the mean of the
  * epoch so far, so that a restart changes neither.
  *
- * Every start opens files of its own. A resumed run first cuts what lies behind the restored point
- * out of the earlier ones, so that every step is there once (io/event_file.h).
+ * Every start opens files of its own. A resumed run first takes what lies behind the restored point
+ * out of the earlier ones, also where it writes none, so that every step is there once; a run that
+ * begins anew empties them, with a message (io/event_file.h).
  *
  * Events are a record, not the state: nothing here fails. What cannot be written ends the event
  * files of this start with one warning, and training goes on. They are buffered, and written, one
@@ -68,8 +69,9 @@ struct summary_setup {
     bool resumed, has_validation;
 };
 
-/* NULL when --tensorboard is off, or, with a warning, when no file can be made. Every function
- * below takes NULL and does nothing. */
+/* Take earlier event files back and open new ones. NULL when --tensorboard is off, or, with a
+ * warning, when memory runs out; where files cannot be made nothing is written, with a warning.
+ * Every function below takes NULL and does nothing. */
 struct summary *summary_open(const struct summary_setup *setup);
 
 /* Does --save-summary-steps ask for a point at this step? */

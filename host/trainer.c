@@ -95,8 +95,8 @@ static enum status train_step(struct trainer *trainer, struct batch *batch, stru
     trainer->state_version++;
     trainer->log_examples += batch->view.sequences;
     bool shown = trainer->sums.examples > 0.0; /* there is something to show already */
-    bool exact = !shown || state->phase == RUN_EPOCH_END || log_is_due(trainer) ||
-                 summary_due(trainer);
+    bool exact =
+        !shown || state->phase == RUN_EPOCH_END || log_is_due(trainer) || summary_due(trainer);
     return fetch_sums(trainer, exact, err);
 }
 
@@ -262,15 +262,21 @@ static bool find_end(const struct trainer *trainer, enum trainer_end *end) {
     return true;
 }
 
+/* The first thing that this process does in an epoch: a step, or the validation that was left. */
+static void begin_epoch(struct trainer *trainer) {
+    const struct run_state *state = &trainer->state;
+    progress_epoch_begin(trainer->setup.progress, (uint64_t)state->epoch + 1,
+                         trainer->setup.options->epochs, trainer->steps_per_epoch,
+                         (uint64_t)state->position);
+    trainer->epoch_begin = clock_monotonic_seconds();
+}
+
 /* Steps of the current epoch until it ends or the run does. */
 static enum status train_epoch(struct trainer *trainer, enum trainer_end *end, bool *ended,
                                struct error *err) {
     struct run_state *state = &trainer->state;
     TRY(batcher_start(trainer->batcher, (uint64_t)state->epoch, (uint64_t)state->position, err));
-    progress_epoch_begin(trainer->setup.progress, (uint64_t)state->epoch + 1,
-                         trainer->setup.options->epochs, trainer->steps_per_epoch,
-                         (uint64_t)state->position);
-    trainer->epoch_begin = clock_monotonic_seconds();
+    begin_epoch(trainer);
     struct batch *batch;
     while ((batch = batcher_next(trainer->batcher)) != NULL) {
         enum status status = train_step(trainer, batch, err);
@@ -287,6 +293,9 @@ static enum status train_epoch(struct trainer *trainer, enum trainer_end *end, b
 
 static enum status loop(struct trainer *trainer, enum trainer_end *end, struct error *err) {
     bool ended = find_end(trainer, end);
+    if (!ended && trainer->state.phase == RUN_EPOCH_END) {
+        begin_epoch(trainer);
+    }
     while (!ended) {
         if (trainer->state.phase == RUN_TRAINING) {
             TRY(train_epoch(trainer, end, &ended, err));
@@ -384,7 +393,6 @@ enum status trainer_run(struct trainer *trainer, struct trainer_outcome *outcome
                         struct error *err) {
     memset(outcome, 0, sizeof *outcome);
     trainer->start_time = trainer->last_save = trainer->log_time = clock_monotonic_seconds();
-    trainer->epoch_begin = trainer->start_time;
     trainer_log_start(trainer);
     open_summary(trainer);
     TRY(secure_start(trainer, err));

@@ -46,13 +46,6 @@ void event_file_add(struct event_file *file, Tb__Event *event) {
     event_record_append(&file->buffer, message->bytes, message->size);
 }
 
-void event_file_add_raw(struct event_file *file, const struct text *records) {
-    if (records->failed) {
-        event_file_fail(file);
-    }
-    text_append(&file->buffer, records->bytes, records->size);
-}
-
 bool event_file_is_dirty(const struct event_file *file) {
     return file->buffer.size > 0 || file->buffer.failed;
 }

@@ -8,16 +8,15 @@
  * and whose first records are the version, and a restart marker (SessionLog START) with the first
  * step that is to come: TensorBoard forgets what it has read of that step and later ones. That
  * alone is not enough where tags of one directory count in steps and in epochs, as Keras' do, so a
- * restart also cuts what lies behind the restored point out of the old files (event_file_rewind).
+ * restart also takes what lies behind the restored point out of the old files (event_file_rewind).
  *
  * Buffered: an event costs an encoding into memory; event_file_flush writes all of them with one
- * write. What was flushed survives the death of the process; nothing is ever synced to the disk.
+ * write. What was flushed survives the death of the process; it is never synced to the disk.
  *
  * Usage:
- *     TRY(event_file_rewind(files, "runs/a/train", keep, context, &survivors, err));
+ *     TRY(event_file_rewind(files, "runs/a/train", keep, context, err));
  *     TRY(event_file_open(files, "runs/a/train", &file, err));
  *     event_file_add_start(file, 101);
- *     event_file_add_raw(file, &survivors);
  *     event_file_add_scalars(file, 200, values, 2);
  *     TRY(event_file_flush(file, err));
  *     event_file_close(file);
@@ -35,7 +34,6 @@
 #include <stdint.h>
 
 #include "host/base/status.h"
-#include "host/base/text.h"
 #include "io/file.h"
 
 #ifdef __cplusplus
@@ -97,9 +95,6 @@ struct event_node {
 };
 void event_file_add_graph(struct event_file *file, const struct event_node *nodes, size_t count);
 
-/* Framed records as event_file_rewind found them. */
-void event_file_add_raw(struct event_file *file, const struct text *records);
-
 /* ---- going back ---- */
 
 enum event_kind { EVENT_OTHER, EVENT_SCALARS, EVENT_TENSOR, EVENT_GRAPH, EVENT_START };
@@ -110,14 +105,17 @@ struct event_seen {
     const char *tag; /* of the first value; "" where there are none */
 };
 
-/* Cut the event files that this module wrote into `directory` (others are left alone): of each file
- * stays what lies before the first event that `keep` refuses. Events behind it that `keep` accepts
- * are appended to `survivors`, framed, for the new file. A torn or damaged record ends a file. A
- * missing directory has nothing to cut. A cut is durable (fsync) on return, so that it cannot come
- * back after a power cut behind newer events. Blocking. */
+/* Take the events that `keep` refuses out of the event files that this module wrote into
+ * `directory`. A torn or damaged record ends a file. A file from which something goes is replaced
+ * (publish_*): after a failure or a crash each file is the old one or the new one, the new ones are
+ * durable, and other names of an old one keep its bytes. What is no directory has nothing to lose.
+ *
+ * Whatever does not begin with a record of ours is left alone and read no further, as is what is no
+ * regular file or may not be read. A directory that is a symbolic link is refused, since it may be
+ * another run's; so is a file of ours above 1 GiB. Blocking. */
 MUST_USE enum status event_file_rewind(const struct file_table *files, const char *directory,
                                        bool (*keep)(void *context, const struct event_seen *event),
-                                       void *context, struct text *survivors, struct error *err);
+                                       void *context, struct error *err);
 
 #ifdef __cplusplus
 }

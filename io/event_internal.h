@@ -5,6 +5,7 @@
 #ifndef CAIRN_IO_EVENT_INTERNAL_H
 #define CAIRN_IO_EVENT_INTERNAL_H
 
+#include "host/base/text.h"
 #include "io/event_file.h"
 #include "io/tensorboard.pb-c.h"
 

@@ -5,7 +5,10 @@
 #include <errno.h>
 #include <math.h>
 #include <string.h>
+#include <sys/stat.h>
 
+#include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -14,6 +17,7 @@
 #include "io/event_record.h"
 #include "tests/support/faulty_files.h"
 #include "tests/support/memory_files.h"
+#include "tests/support/temporary_directory.h"
 #include "gtest/gtest.h"
 
 namespace {
@@ -65,32 +69,52 @@ bool see(void *context, const struct event_seen *event) {
     return event->step <= seen->last_step;
 }
 
-std::vector<std::string> events(const struct file_table *files) {
+std::vector<std::string> events(const struct file_table *files,
+                                const std::string &directory = kTrain) {
     Seen seen;
-    struct text survivors = {};
     struct error err = {};
-    EXPECT_EQ(event_file_rewind(files, kTrain.c_str(), see, &seen, &survivors, &err), STATUS_OK)
+    EXPECT_EQ(event_file_rewind(files, directory.c_str(), see, &seen, &err), STATUS_OK)
         << err.message;
-    EXPECT_EQ(survivors.size, 0u);
-    text_free(&survivors);
     return seen.events;
 }
 
-// Go back to `last_step`; returns the survivors, which go into a new file.
-size_t rewind_to(const struct file_table *files, int64_t last_step) {
+enum status cut_behind(const struct file_table *files, int64_t last_step, struct error *err,
+                       const std::string &directory = kTrain) {
     Seen seen;
     seen.last_step = last_step;
-    struct text survivors = {};
+    return event_file_rewind(files, directory.c_str(), see, &seen, err);
+}
+
+// What a start that goes back to `last_step` does.
+void rewind_to(const struct file_table *files, int64_t last_step) {
     struct error err = {};
-    EXPECT_EQ(event_file_rewind(files, kTrain.c_str(), see, &seen, &survivors, &err), STATUS_OK)
-        << err.message;
-    const size_t bytes = survivors.size;
+    EXPECT_EQ(cut_behind(files, last_step, &err), STATUS_OK) << err.message;
     EventFile file = open_file(files);
     event_file_add_start(file.get(), static_cast<uint64_t>(last_step) + 1);
-    event_file_add_raw(file.get(), &survivors);
     flush(file);
-    text_free(&survivors);
-    return bytes;
+}
+
+// A file with events of these steps, in this order.
+void write_losses(const struct file_table *files, const std::vector<uint64_t> &steps) {
+    EventFile file = open_file(files);
+    for (uint64_t step : steps) {
+        add(file, "loss", step);
+    }
+    flush(file);
+}
+
+// The directory of a test on the real file system.
+std::string real_directory(const TemporaryDirectory &dir, const std::vector<uint64_t> &steps) {
+    MemoryFiles disk;
+    write_losses(disk.table(), steps);
+    const std::string train = dir.file("train");
+    std::filesystem::create_directory(train);
+    write_file(train + "/" + disk.names(kTrain).at(0), *disk.get(path_of(disk, 0)));
+    return train;
+}
+
+std::string only_file(const std::string &directory) {
+    return std::filesystem::directory_iterator(directory)->path();
 }
 
 using Events = std::vector<std::string>;
@@ -217,12 +241,14 @@ TEST(EventFile, EveryFailureOfOpeningIsReported) {
 
 // ---- going back ----
 
-TEST(EventRewind, AMissingDirectoryHasNothingToCut) {
+TEST(EventRewind, WhatIsNoDirectoryHasNothingToCut) {
     MemoryFiles disk;
+    EXPECT_EQ(events(disk.table()), Events{});
+    disk.put(kTrain, "a file");
     EXPECT_EQ(events(disk.table()), Events{});
 }
 
-TEST(EventRewind, LaterEventsGoAndLateNewsOfEarlierStepsMoveOn) {
+TEST(EventRewind, LaterEventsGoAndLateNewsOfEarlierStepsStay) {
     MemoryFiles disk;
     EventFile file = open_file(disk.table());
     for (uint64_t step : {10, 20, 30}) {
@@ -232,11 +258,11 @@ TEST(EventRewind, LaterEventsGoAndLateNewsOfEarlierStepsMoveOn) {
     add(file, "loss", 40);
     flush(file);
     file.reset();
-    EXPECT_GT(rewind_to(disk.table(), 20), 0u);
-    EXPECT_EQ(events(disk.table()), (Events{"version", "loss 10", "loss 20", "version", "start 21",
-                                            "checkpoint/bytes 20"}));
+    rewind_to(disk.table(), 20);
+    EXPECT_EQ(events(disk.table()), (Events{"version", "loss 10", "loss 20", "checkpoint/bytes 20",
+                                            "version", "start 21"}));
     // Once more, further back, over both files.
-    EXPECT_EQ(rewind_to(disk.table(), 15), 0u);
+    rewind_to(disk.table(), 15);
     EXPECT_EQ(events(disk.table()),
               (Events{"version", "loss 10", "version", "version", "start 16"}));
 }
@@ -271,6 +297,8 @@ TEST(EventRewind, FilesOfOthersAreLeftAlone) {
         {kPrefix + "1.a.1.0", "not an event file"},
         {kPrefix + "2.a.1.0", ""},
         {kPrefix + "3.a.1.0", std::string(version.bytes, version.size)},
+        {kPrefix + "4.a.1.0", std::string(100000, '\0')},
+        {".cairn-tmp-notes.1.0", "a save of something else"},
         {"checkpoint", "x"}};
     text_free(&version);
     for (const auto &[name, bytes] : theirs) {
@@ -283,24 +311,62 @@ TEST(EventRewind, FilesOfOthersAreLeftAlone) {
     }
 }
 
+TEST(EventRewind, WhatIsNoFileOfOursIsNotRead) {
+    const TemporaryDirectory dir;
+    const std::string train = real_directory(dir, {1, 2}), base = train + "/" + kPrefix;
+    std::filesystem::create_directory(base + "1.directory");
+    ASSERT_EQ(mkfifo((base + "2.pipe").c_str(), 0600), 0); // to open it would block
+    write_file(base + "3.huge", "not an event file");
+    std::filesystem::resize_file(base + "3.huge", uint64_t{3} << 30); // a hole
+    std::filesystem::create_symlink("nowhere", base + "4.dangling");
+    struct error err = {};
+    EXPECT_EQ(cut_behind(&file_posix, 1, &err, train), STATUS_OK) << err.message;
+    EXPECT_EQ(events(&file_posix, train), (Events{"version", "loss 1"}));
+    EXPECT_EQ(std::filesystem::file_size(base + "3.huge"), uint64_t{3} << 30);
+}
+
+// A backup by hard links (cp -al) and a file that a link leads to are other people's.
+TEST(EventRewind, OtherNamesOfAFileKeepItsEvents) {
+    for (bool hard : {true, false}) {
+        const TemporaryDirectory dir, backup;
+        const std::string train = real_directory(dir, {1, 2});
+        const std::string ours = only_file(train), theirs = backup.file("copy");
+        if (hard) {
+            std::filesystem::create_hard_link(ours, theirs);
+        } else {
+            std::filesystem::rename(ours, theirs);
+            std::filesystem::create_symlink(theirs, ours);
+        }
+        const std::string before = read_file(theirs);
+        struct error err = {};
+        EXPECT_EQ(cut_behind(&file_posix, 1, &err, train), STATUS_OK) << err.message;
+        EXPECT_EQ(events(&file_posix, train), (Events{"version", "loss 1"}));
+        EXPECT_EQ(read_file(theirs), before) << hard;
+    }
+}
+
+TEST(EventRewind, ALinkedDirectoryIsRefused) {
+    const TemporaryDirectory dir;
+    const std::string train = real_directory(dir, {1, 2}), link = dir.file("link");
+    const std::string before = read_file(only_file(train));
+    std::filesystem::create_directory_symlink(train, link);
+    struct error err = {};
+    EXPECT_EQ(cut_behind(&file_posix, 1, &err, link), STATUS_IO);
+    EXPECT_NE(std::string(err.message).find(link + " is a symbolic link"), std::string::npos)
+        << err.message;
+    EXPECT_EQ(read_file(only_file(train)), before);
+}
+
 // A cut that a power cut takes back would come to lie before newer events.
 TEST(EventRewind, ACutIsDurable) {
     MemoryFiles disk;
-    EventFile file = open_file(disk.table());
-    add(file, "loss", 1);
-    flush(file);
+    write_losses(disk.table(), {1});
     const size_t good = disk.get(path_of(disk, 0))->size();
-    add(file, "loss", 2);
-    flush(file);
-    file.reset();
+    disk.remove(path_of(disk, 0));
+    write_losses(disk.table(), {1, 2});
     disk.forget_log();
-    Seen seen;
-    seen.last_step = 1;
-    struct text survivors = {};
     struct error err = {};
-    ASSERT_EQ(event_file_rewind(disk.table(), kTrain.c_str(), see, &seen, &survivors, &err),
-              STATUS_OK);
-    text_free(&survivors);
+    ASSERT_EQ(cut_behind(disk.table(), 1, &err), STATUS_OK) << err.message;
     size_t disks = 0;
     disk.crashes_at(disk.op_count(), [&](const std::string &what, MemoryFiles &left) {
         disks++;
@@ -309,30 +375,57 @@ TEST(EventRewind, ACutIsDurable) {
     EXPECT_GT(disks, 0u);
 }
 
-TEST(EventRewind, EveryFailureIsReported) {
+TEST(EventRewind, NoCrashCostsAnEventThatStays) {
+    MemoryFiles disk;
+    write_losses(disk.table(), {1, 3, 2});
+    write_losses(disk.table(), {4, 2});
+    disk.forget_log();
+    rewind_to(disk.table(), 2);
+    const size_t disks = disk.for_each_crash([&](const std::string &what, MemoryFiles &left) {
+        // TensorBoard reads every name that has "tfevents" in it.
+        for (const std::string &name : left.names(kTrain)) {
+            EXPECT_TRUE(name.find("tfevents") == std::string::npos ||
+                        name.substr(0, kPrefix.size()) == kPrefix)
+                << what << name;
+        }
+        rewind_to(left.table(), 2); // the next start
+        Events found = events(left.table());
+        found.resize(5); // what the two starts wrote comes behind it
+        EXPECT_EQ(found, (Events{"version", "loss 1", "loss 2", "version", "loss 2"})) << what;
+        for (const std::string &name : left.names(kTrain)) {
+            EXPECT_EQ(name.substr(0, kPrefix.size()), kPrefix) << what;
+        }
+    });
+    EXPECT_GT(disks, 10u);
+}
+
+TEST(EventRewind, EveryFailureIsReportedAndCostsNoEventThatStays) {
     size_t failures = 0;
-    for (size_t nth = 1; nth < 20; nth++) {
+    for (size_t nth = 1; nth < 40; nth++) {
         MemoryFiles disk;
-        EventFile file = open_file(disk.table());
-        add(file, "loss", 5);
-        flush(file);
-        file.reset();
+        write_losses(disk.table(), {1, 5, 1});
         FaultyFiles files(disk.table());
         files.fail(nth, EIO, FaultyFiles::Once);
-        Seen seen;
-        seen.last_step = 1;
-        struct text survivors = {};
         struct error err = {};
-        enum status status =
-            event_file_rewind(files.table(), kTrain.c_str(), see, &seen, &survivors, &err);
-        text_free(&survivors);
-        EXPECT_EQ(disk.open_descriptors(), 0u);
-        failures += status != STATUS_OK;
-        if (status == STATUS_OK) { // the call did not matter
-            EXPECT_EQ(events(disk.table()), (Events{"version"})) << files.last_failure();
-        } else {
-            EXPECT_EQ(status, STATUS_IO) << files.last_failure();
+        enum status status = cut_behind(files.table(), 1, &err);
+        struct event_file *file = nullptr;
+        if (status == STATUS_OK) {
+            EXPECT_EQ(events(disk.table()), (Events{"version", "loss 1", "loss 1"}))
+                << files.last_failure();
+            status = event_file_open(files.table(), kTrain.c_str(), &file, &err);
         }
+        if (status == STATUS_OK) {
+            status = event_file_flush(file, &err);
+        }
+        event_file_close(file);
+        EXPECT_EQ(disk.open_descriptors(), 0u) << files.last_failure();
+        failures += status != STATUS_OK;
+        EXPECT_EQ(status != STATUS_OK, err.message[0] != '\0') << files.last_failure();
+        rewind_to(disk.table(), 1); // the next start
+        Events found = events(disk.table());
+        found.resize(3);
+        EXPECT_EQ(found, (Events{"version", "loss 1", "loss 1"})) << files.last_failure();
     }
-    EXPECT_GT(failures, 4u); // list, open, read, open, truncate, fsync
+    // list, stat, open, read; open, write, fsync, close, rename, fsync; mkdir, open, list, write
+    EXPECT_GT(failures, 12u);
 }

@@ -233,6 +233,28 @@ TEST_F(Progress, ValidationInEveryMode) {
     EXPECT_EQ(taken(), "{\"event\": \"validation\", \"done\": 70, \"total\": 200}\n");
 }
 
+// Resumed between the last step of an epoch and its validation: there is no time to tell.
+TEST_F(Progress, AnEpochWithoutStepsHasNoTimes) {
+    const struct epoch_row row = {.5, .25, .75, .125};
+    const std::string metrics = " - accuracy: 0.2500 - loss: 0.5000 - val_accuracy: 0.1250 - "
+                                "val_loss: 0.7500\n";
+    auto end = [&](enum progress_mode mode) {
+        begin(mode);
+        progress_epoch_begin(&progress, 1, 2, 94, 94);
+        taken();
+        now += 7; // the validation
+        progress_epoch_end(&progress, &row, true, 94);
+        return taken();
+    };
+    EXPECT_EQ(end(PROGRESS_BAR), "\r94/94 " + bar(20) + metrics);
+    EXPECT_EQ(end(PROGRESS_LINES), "94/94" + metrics);
+    EXPECT_EQ(end(PROGRESS_JSON),
+              "{\"event\": \"epoch\", \"epoch\": 1, \"epochs\": 2, \"step\": 94, \"seconds\": 0, "
+              "\"ms_per_step\": 0, \"accuracy\": 0.25, \"loss\": 0.5, \"val_accuracy\": 0.125, "
+              "\"val_loss\": 0.75}\n");
+    EXPECT_EQ(end(PROGRESS_NONE), "");
+}
+
 TEST_F(Progress, JsonIsOneObjectPerLine) {
     begin(PROGRESS_JSON);
     progress_epoch_begin(&progress, 2, 3, 400, 7);

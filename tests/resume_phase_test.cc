@@ -93,6 +93,30 @@ TEST_F(ResumePhase, RunsTheValidationThatWasStillToCome) {
     }
 }
 
+TEST_F(ResumePhase, ShowsTheEpochWhoseValidationWasStillToCome) {
+    EXPECT_EXIT_CODE(train(words("--save-checkpoints-steps 8 --keep-checkpoint-max 0")), 0);
+    const std::string full = "\u2501\u2501\u2501\u2501\u2501\u2501\u2501\u2501\u2501\u2501"
+                             "\u2501\u2501\u2501\u2501\u2501\u2501\u2501\u2501\u2501\u2501";
+    const std::vector<std::pair<std::string, std::vector<std::string>>> expected = {
+        {"lines", {"Epoch 1/2\n", "\n8/8 - accuracy: "}},
+        {"bar", {"Epoch 1/2\n", "\r8/8 " + full + " - accuracy: "}},
+        {"json",
+         {"{\"event\": \"epoch_begin\", \"epoch\": 1, \"epochs\": 2, \"steps\": 8, \"position\": "
+          "8}\n",
+          "{\"event\": \"epoch\", \"epoch\": 1, \"epochs\": 2, \"step\": 8, \"seconds\": 0, "
+          "\"ms_per_step\": 0, \"accuracy\": "}},
+    };
+    for (const auto &[mode, parts] : expected) {
+        copy_alone(kStepsPerEpoch);
+        const Outcome outcome = train_other(words("--max-steps 8 --progress " + mode));
+        EXPECT_EXIT_CODE(outcome, 0);
+        for (const std::string &part : parts) {
+            EXPECT_SAYS(outcome, part);
+        }
+        EXPECT_SAYS(outcome, mode == "json" ? "\"val_loss\": " : " - val_loss: ");
+    }
+}
+
 // ---- the best epoch ----
 
 namespace {

@@ -89,7 +89,10 @@ class DataServer:
     def __init__(self, directory):
         try:
             binary = server_ingester.get_server_binary()
-        except server_ingester.NoDataServerError:  # there is none for this processor
+        except server_ingester.NoDataServerError as error:  # there is none for this processor
+            if os.environ.get("CI") == "true":
+                raise
+            print(f"SKIPPED: the comparison with TensorBoard's data server: {error}", file=sys.stderr)
             self.provider = None
             return
         ingester = server_ingester.SubprocessServerDataIngester(
@@ -357,6 +360,47 @@ class TensorBoard(unittest.TestCase):
         newest = max(self.saved_steps(run, 40))  # in the middle of the first epoch
         steps = [step for step, _ in accumulate(self.runs(run)[0])["loss"]]
         self.assertEqual(steps[: newest // 5], list(range(5, newest + 1, 5)))
+
+    def test_a_start_that_writes_none_goes_back_too(self):
+        run = os.path.join(self.folder, "run")
+        often = "--save-checkpoints-steps", "20", "--keep-checkpoint-max", "0", "--checkpoint-busy", "wait"
+        self.train(run, "--max-steps", "60", *often)
+        def back(step, *more):
+            name = f"model.ckpt-{step}.safetensors.zst"
+            self.train(run, "--max-steps", str(step + 1), "--resume", name, "--allow-change", *more)
+            return [accumulate(directory) for directory in self.runs(run)]
+        train, validation = back(40, "--validation-data", "none")
+        self.assertEqual(train["loss"][-1][0], 40)
+        self.assertEqual([step for step, _ in validation["loss"]], [13, 26, 39])
+        files = [len(os.listdir(directory)) for directory in self.runs(run)]
+        train, validation = back(20, "--tensorboard", "off")
+        self.assertEqual([step for step, _ in train["loss"]], [5, 10, 15, 20])
+        self.assertEqual([step for step, _ in train["checkpoint/bytes"]], [0, 13, 20])
+        self.assertEqual([step for step, _ in validation["epoch_loss"]], [0])
+        self.assertEqual([len(os.listdir(directory)) for directory in self.runs(run)], files)
+
+    def test_a_run_that_begins_anew_empties_what_was_there(self):
+        run = os.path.join(self.folder, "run")
+        said = self.train(run, "--max-steps", "20", "--progress", "lines")
+        self.assertNotIn("were emptied", said)
+        for name in glob.glob(os.path.join(run, "*.zst")):
+            os.remove(name)
+        said = self.train(run, "--max-steps", "10", "--progress", "lines", "--validation-data", "none")
+        self.assertEqual(said.count("the earlier event files were emptied"), 1, said)
+        train, validation = (accumulate(directory) for directory in self.runs(run))
+        self.assertEqual([step for step, _ in train["loss"]], [5, 10])
+        self.assertEqual(validation, {})
+
+    def test_directories_of_others_are_not_followed(self):
+        theirs, run = os.path.join(self.folder, "theirs"), os.path.join(self.folder, "run")
+        self.train(theirs, "--max-steps", "20")
+        before = accumulate(self.runs(theirs)[0])
+        os.makedirs(run)
+        os.symlink(self.runs(theirs)[0], self.runs(run)[0])
+        said = self.train(run, "--max-steps", "14", "--progress", "lines")
+        self.assertEqual(said.count("train is a symbolic link"), 1, said)
+        self.assertIn("or pass --tensorboard off", said)
+        self.assertEqual(accumulate(self.runs(theirs)[0]), before)
 
     def saved_steps(self, run, least):
         names = [os.path.basename(name) for name in glob.glob(os.path.join(run, "model.ckpt-*"))]
