@@ -20,6 +20,7 @@ struct plot {
 
 static enum status append_drawing(struct plot *plot, struct text *out, struct error *err) {
     const struct plot_style style = {.columns = terminal_columns(stdout),
+                                     .rows = terminal_rows(stdout),
                                      .plain = plot->options->ascii || !terminal_is_utf8(),
                                      .colours = terminal_colours(stdout)};
     plot_print_title(&plot->figure, &style, out);

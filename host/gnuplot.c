@@ -52,13 +52,32 @@ static enum status open_memory(const char *name, int *fd, struct error *err) {
     return STATUS_OK;
 }
 
-/* gnuplot reads `script` and writes to `picture`. */
-static enum status run(int script, int picture, bool *found, struct error *err) {
+/* In a locale whose characters are those of the script: gnuplot would look for them in the user's,
+ * and warn about each that is not there. Returns 0 or an errno value. */
+static int spawn(int script, int picture, pid_t *child) {
     char name[] = "gnuplot", defaults[] = "--default-settings";
     char *const arguments[] = {name, defaults, NULL};
+    const char *set = getenv("LC_ALL");
+    char *before = set == NULL ? NULL : strdup(set);
+    if ((set != NULL && before == NULL) || setenv("LC_ALL", "C.UTF-8", 1) != 0) {
+        free(before);
+        return ENOMEM;
+    }
+    int failed = signals_spawn_filter(arguments, script, picture, child);
+    if (before == NULL) {
+        unsetenv("LC_ALL");
+    } else {
+        (void)setenv("LC_ALL", before, 1); /* it had room before */
+    }
+    free(before);
+    return failed;
+}
+
+/* gnuplot reads `script` and writes to `picture`. */
+static enum status run(int script, int picture, bool *found, struct error *err) {
     int state = 0;
     pid_t child;
-    int failed = signals_spawn_filter(arguments, script, picture, &child);
+    int failed = spawn(script, picture, &child);
     *found = failed != ENOENT;
     if (!*found) {
         return STATUS_OK;

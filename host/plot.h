@@ -39,13 +39,16 @@ extern "C" {
 #endif
 
 enum {
-    PLOT_RUNS_MAX = 8,      /* as many colours as can be told apart */
-    PLOT_SERIES_MAX = 4096, /* points of one curve in memory */
-    PLOT_RESTARTS_MAX = 256,
+    PLOT_RUNS_MAX = 8,       /* as many colours as can be told apart */
+    PLOT_SERIES_MAX = 4096,  /* points of one curve in memory */
+    PLOT_RESTARTS_MAX = 40,  /* lines in a panel; more would hide the curves */
     PLOT_SAMPLE_MAX = 65536, /* saves that percentiles look at, as the trainer's own */
     PLOT_FAINT_POINTS = 100, /* of losses of single batches: few, so that their mean shows */
     PLOT_TICKS_MAX = 16,
-    PLOT_PANELS = 2
+    PLOT_PANELS = 2,
+    PLOT_WIDTH_MIN = 640, /* of a picture, in pixels: titles and legend have room */
+    PLOT_HEIGHT_MIN = 300,
+    PLOT_SIZE_MAX = 8000
 };
 
 /* ---- series: points in bounded memory (plot_series.c) ---- */
@@ -93,9 +96,8 @@ struct plot_run {
     struct plot_series stall_us, durable_ms;
     struct plot_spread stall_spread, durable_spread;
     uint64_t saves_failed;
-    double restarts[PLOT_RESTARTS_MAX]; /* steps from which it went on; evenly thinned */
-    size_t restart_count;               /* in the array */
-    uint64_t restarts_seen, restart_stride;
+    double restarts[PLOT_RESTARTS_MAX]; /* steps from which it went on; the first ones */
+    uint64_t restart_count;             /* of all, also those beyond the array */
     uint64_t epoch_count, last_step;
     bool has_start, has_steps, has_validation;
     struct epoch_row last_row;
@@ -106,7 +108,7 @@ struct plot_run {
     enum monitor_mode mode;
     uint64_t gaps;    /* values of losses that were not finite */
     double first_gap; /* step of the first */
-    char end[32];     /* why it ended; "" while it has not */
+    char end[32];     /* why the last start ended; "": it has not, or was killed */
 };
 
 /* Read DIR/history.jsonl. STATUS_INPUT when it is missing; STATUS_DATA naming the line when one is
@@ -132,11 +134,13 @@ struct plot_axis {
 };
 
 /* Ticks at 1, 2 or 5 times a power of ten, at most `most` (from 2) on a linear axis. `low` and
- * `high` may be equal. `widen`: the axis ends at ticks or half-way between two. `whole`: no ticks between whole numbers. */
+ * `high` may be equal. `widen`: the axis ends at ticks or half-way between two. `whole`: no
+ * ticks between whole numbers. */
 void plot_axis_init(struct plot_axis *axis, double low, double high, bool widen, bool whole,
                     size_t most);
 /* low > 0. */
 void plot_axis_init_log(struct plot_axis *axis, double low, double high);
+size_t plot_axis_label_width(const struct plot_axis *axis); /* characters of the longest label */
 /* From 0 (low) to 1 (high); less or more outside. */
 double plot_axis_place(const struct plot_axis *axis, double value);
 
@@ -169,9 +173,9 @@ struct plot_mark {
 };
 
 struct plot_panel {
-    const char *title; /* quantity and unit; static */
-    bool is_log;       /* y */
-    bool is_share;     /* y is at most 1 */
+    const char *title, *short_title; /* quantity and unit; static */
+    bool is_log;                     /* y */
+    bool is_share;                   /* y is at most 1 */
     struct plot_axis x, y;
     struct plot_axis y_printed; /* of the curves that characters show */
     struct plot_curve *curves;  /* owned */
@@ -187,8 +191,9 @@ struct plot_figure {
     char names[PLOT_RUNS_MAX][256]; /* of the runs, short where several lie side by side */
     char best_label[48];            /* "best epoch by val_loss"; "" when none is marked */
     char dots_name[48];             /* "each save" */
+    char restart_label[48];         /* "restart", or "57 restarts" without lines; "": none */
+    bool restarts_counted;          /* the latter */
     size_t run_count;
-    uint64_t restart_count;
     struct plot_panel panels[PLOT_PANELS];
     size_t panel_count;
 };
@@ -214,13 +219,25 @@ void plot_axis_fit(struct plot_figure *figure);
 
 struct plot_style {
     unsigned columns;
+    unsigned
+        rows;   /* of the terminal: the drawing becomes lower to fit with its table; 0: unknown */
     bool plain; /* ASCII only */
     enum terminal_colours colours;
 };
 
-/* Append the figure as lines of at most style->columns characters (at least 40). STATUS_MEMORY. */
+/* Append the figure as lines of at most style->columns characters (at least 40). Curves are letters
+ * where there is no braille, and where several runs have no colours. STATUS_MEMORY. */
 MUST_USE enum status plot_print(const struct plot_figure *figure, const struct plot_style *style,
                                 struct text *out, struct error *err);
+/* Append the last characters of a name that is longer than `width` after three dots, and blanks
+ * behind a shorter one. What is not ASCII is a question mark where `plain`. */
+void plot_append_name(const char *name, size_t width, bool plain, struct text *out);
+size_t plot_name_width(const char *name); /* characters */
+
+/* The panel's title, short where not all panels' titles fit into `characters`. */
+const char *plot_panel_title(const struct plot_figure *figure, const struct plot_panel *panel,
+                             size_t characters);
+
 /* Append what stands above it: the name of a run, or the directory that several lie in. */
 void plot_print_title(const struct plot_figure *figure, const struct plot_style *style,
                       struct text *out);
@@ -235,7 +252,7 @@ void plot_print_saves_table(const struct plot_figure *figure, struct plot_run *r
 void plot_script(const struct plot_figure *figure, enum gnuplot_format format, unsigned width,
                  unsigned height, struct text *out);
 
-/* "1000x420" in pixels, 320x240 to 8000x8000; for --size. */
+/* "1000x420" in pixels, PLOT_WIDTH_MIN x PLOT_HEIGHT_MIN to 8000x8000; for --size. */
 bool plot_parse_size(const char *value, unsigned *width, unsigned *height);
 
 #ifdef __cplusplus

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "host/plot.h"
 
@@ -23,10 +24,10 @@ static void label_ticks(struct plot_axis *axis, double step) {
     bool readable = largest < 1e12 && decimals <= 6;
     for (size_t i = 0; i < axis->tick_count; i++) {
         double value = axis->ticks[i];
-        if (!readable) {
-            snprintf(axis->labels[i], sizeof axis->labels[i], "%.3g", value);
-        } else if (fabs(value) < step / 2) {
+        if (fabs(value) < step / 2) { /* also -0 */
             snprintf(axis->labels[i], sizeof axis->labels[i], "0");
+        } else if (!readable) {
+            snprintf(axis->labels[i], sizeof axis->labels[i], "%.3g", value);
         } else {
             snprintf(axis->labels[i], sizeof axis->labels[i], "%.*f%s", decimals, value / unit,
                      letter);
@@ -87,13 +88,22 @@ static double log_tick(long i) {
     return log_factors[i - 3 * decade] * pow(10, (double)decade);
 }
 
+static void label_log_tick(double value, char *out, size_t capacity) {
+    double unit = value >= 1e12  ? 1
+                  : value >= 1e9 ? 1e9
+                  : value >= 1e6 ? 1e6
+                  : value >= 1e4 ? 1e3
+                                 : 1;
+    const char *letter = unit >= 1e9 ? "G" : unit >= 1e6 ? "M" : unit >= 1e3 ? "k" : "";
+    snprintf(out, capacity, value >= 1e12 ? "%.0e%s" : "%g%s", value / unit, letter);
+}
+
 static void add_log_ticks(struct plot_axis *axis, long first, long last, long stride) {
     for (long i = first; i <= last && axis->tick_count < PLOT_TICKS_MAX; i++) {
         if (i % stride == 0) {
             double value = log_tick(i);
             axis->ticks[axis->tick_count] = value;
-            snprintf(axis->labels[axis->tick_count++], sizeof axis->labels[0],
-                     value >= 1e6 ? "%.0e" : "%g", value);
+            label_log_tick(value, axis->labels[axis->tick_count++], sizeof axis->labels[0]);
         }
     }
 }
@@ -122,6 +132,15 @@ double plot_axis_place(const struct plot_axis *axis, double value) {
         return log(fmax(value, least) / axis->low) / log(axis->high / axis->low);
     }
     return (value - axis->low) / (axis->high - axis->low);
+}
+
+size_t plot_axis_label_width(const struct plot_axis *axis) {
+    size_t longest = 0;
+    for (size_t i = 0; i < axis->tick_count; i++) {
+        size_t size = strlen(axis->labels[i]);
+        longest = size > longest ? size : longest;
+    }
+    return longest;
 }
 
 /* ---- the axes of a figure -------------------------------------------------------------------- */
@@ -209,7 +228,8 @@ static void make_y_axis(const struct plot_panel *panel, bool printed, size_t tic
         plot_axis_init_log(axis, range.low, range.high);
     } else { /* a little room, so that no mark stands on the frame; but none beyond 0 and 1 */
         double span = range.high - range.low;
-        double room = span > 0 ? 0.03 * span : fmax(0.05 * fabs(range.low), 0.01);
+        double around = range.low == 0 ? 0.5 : fmax(0.05 * fabs(range.low), 0.01); /* one value */
+        double room = span > 0 ? 0.03 * span : around;
         double low = range.low >= 0 ? fmax(range.low - room, 0) : range.low - room;
         double high = panel->is_share ? fmin(range.high + room, 1) : range.high + room;
         plot_axis_init(axis, low, high, true, false, ticks);

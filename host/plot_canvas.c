@@ -30,12 +30,14 @@ static void append_braille(unsigned dots, struct text *out) {
 /* ---- drawing --------------------------------------------------------------------------------- */
 
 enum status plot_canvas_init(struct plot_canvas *canvas, unsigned columns, unsigned rows,
-                             bool plain, struct error *err) {
+                             bool plain, bool letters, struct error *err) {
+    letters = letters || plain;
     *canvas = (struct plot_canvas){.columns = columns,
                                    .rows = rows,
-                                   .dots_x = plain ? 1 : 2,
-                                   .dots_y = plain ? 1 : 4,
-                                   .plain = plain};
+                                   .dots_x = letters ? 1 : 2,
+                                   .dots_y = letters ? 1 : 4,
+                                   .plain = plain,
+                                   .letters = letters};
     canvas->cells = calloc((size_t)columns * rows, sizeof *canvas->cells);
     CHECK(canvas->cells != NULL, err, STATUS_MEMORY, "no memory for a drawing of %u by %u", columns,
           rows);
@@ -83,7 +85,7 @@ bool plot_canvas_is_free(const struct plot_canvas *canvas, int row, int column) 
 
 static void draw_dot(struct plot_canvas *canvas, int x, int y, struct plot_pen *pen) {
     enum { DASH_DOTS = 2 }; /* drawn, then as many left out */
-    bool skipped = pen->dashed && !canvas->plain && pen->travelled / DASH_DOTS % 2 == 1;
+    bool skipped = pen->dashed && !canvas->letters && pen->travelled / DASH_DOTS % 2 == 1;
     pen->travelled++;
     if (x < 0 || y < 0 || skipped) {
         return;
@@ -93,7 +95,7 @@ static void draw_dot(struct plot_canvas *canvas, int x, int y, struct plot_pen *
     if (cell == NULL || cell->glyph != PLOT_GLYPH_NONE || cell->is_text) {
         return;
     }
-    cell->dots |= canvas->plain ? 1 : braille_bits[y % down][x % across];
+    cell->dots |= canvas->letters ? 1 : braille_bits[y % down][x % across];
     cell->letter = pen->letter;
     cell->colour = (unsigned char)pen->colour;
 }
@@ -124,7 +126,7 @@ void plot_canvas_line(struct plot_canvas *canvas, int x0, int y0, int x1, int y1
 
 static void append_cell(const struct plot_canvas *canvas, const struct plot_cell *cell,
                         struct text *out) {
-    if (cell->is_text || (canvas->plain && cell->dots != 0)) {
+    if (cell->is_text || (canvas->letters && cell->dots != 0)) {
         text_append(out, &cell->letter, 1);
     } else if (cell->dots != 0) {
         append_braille(cell->dots, out);
@@ -133,7 +135,8 @@ static void append_cell(const struct plot_canvas *canvas, const struct plot_cell
     }
 }
 
-/* The runs' colours are those of the pictures (Okabe and Ito, 2008), as near as a terminal comes. */
+/* The runs' colours are those of the pictures (Okabe and Ito, 2008), as near as a terminal comes.
+ */
 static void append_colour(unsigned colour, enum terminal_colours colours, struct text *out) {
     static const char *const many[] = {"38;5;32",  "38;5;166", "38;5;36",  "38;5;175", "38;5;214",
                                        "38;5;117", "39",       "38;5;245", "39",       "38;5;245"};

@@ -1,11 +1,11 @@
 /* plot_canvas.h - a sheet of characters to draw on.
  *
- * A cell holds a character, or dots: braille has two by four of them in a cell, plain characters
- * one, shown as the letter of the curve that was there last. Coordinates begin at the left and at
- * the top. What lies outside is not drawn.
+ * A cell holds a character, or dots: braille has two by four of them in a cell, letters one, shown
+ * as that of the curve that was there last. Coordinates begin at the left and at the top. What lies
+ * outside is not drawn.
  *
  * Usage:
- *     TRY(plot_canvas_init(&canvas, 80, 12, plain, err));
+ *     TRY(plot_canvas_init(&canvas, 80, 12, plain, letters, err));
  *     plot_canvas_text(&canvas, 0, 2, "loss");
  *     plot_canvas_line(&canvas, from, to, &pen);
  *     plot_canvas_write(&canvas, TERMINAL_COLOURS_256, &out);
@@ -47,9 +47,9 @@ enum plot_glyph {
 const char *plot_glyph_text(enum plot_glyph glyph, bool plain);
 
 struct plot_cell {
-    unsigned char dots;  /* braille bits; plain: 1 */
+    unsigned char dots;  /* braille bits; letters: 1 */
     unsigned char glyph; /* goes before dots */
-    char letter;         /* goes before both, or stands for plain dots */
+    char letter;         /* goes before both, or stands for dots */
     bool is_text;
     unsigned char colour;
 };
@@ -57,12 +57,14 @@ struct plot_cell {
 struct plot_canvas {
     unsigned columns, rows;
     unsigned dots_x, dots_y; /* of a cell */
-    bool plain;
+    bool plain;              /* ASCII only */
+    bool letters;            /* for curves, instead of braille */
     struct plot_cell *cells; /* [rows, columns]; owned */
 };
 
+/* Plain characters have no braille: they are drawn with letters in any case. */
 MUST_USE enum status plot_canvas_init(struct plot_canvas *canvas, unsigned columns, unsigned rows,
-                                      bool plain, struct error *err);
+                                      bool plain, bool letters, struct error *err);
 void plot_canvas_free(struct plot_canvas *canvas);
 
 void plot_canvas_text(struct plot_canvas *canvas, int row, int column, unsigned colour,

@@ -27,12 +27,13 @@ void plot_figure_free(struct plot_figure *figure) {
     *figure = (struct plot_figure){0};
 }
 
-static enum status add_panel(struct plot_figure *figure, const char *title, struct plot_panel **out,
-                             struct error *err) {
+static enum status add_panel(struct plot_figure *figure, const char *title, const char *short_title,
+                             struct plot_panel **out, struct error *err) {
     assert(figure->panel_count < PLOT_PANELS);
     struct plot_panel *panel = &figure->panels[figure->panel_count++];
     size_t marks = PLOT_RESTARTS_MAX + LEVELS_A_RUN + 1;
     panel->title = title;
+    panel->short_title = short_title;
     panel->curves = calloc(PLOT_RUNS_MAX * CURVES_A_RUN, sizeof *panel->curves);
     panel->marks = calloc(PLOT_RUNS_MAX * marks, sizeof *panel->marks);
     CHECK(panel->curves != NULL && panel->marks != NULL, err, STATUS_MEMORY,
@@ -107,6 +108,21 @@ static size_t shared_directory(const struct plot_run *runs, size_t count) {
     return shared;
 }
 
+/* Lines that stand as close as the curves' points would only hide them: they are counted then. */
+static void label_restarts(struct plot_figure *figure, const struct plot_run *runs) {
+    uint64_t count = 0;
+    for (size_t i = 0; i < figure->run_count; i++) {
+        count += runs[i].restart_count;
+    }
+    figure->restarts_counted = count > PLOT_RESTARTS_MAX;
+    if (figure->restarts_counted) {
+        snprintf(figure->restart_label, sizeof figure->restart_label, "%llu restarts",
+                 (unsigned long long)count);
+    } else {
+        snprintf(figure->restart_label, sizeof figure->restart_label, count > 0 ? "restart" : "");
+    }
+}
+
 static void name_runs(struct plot_figure *figure, const struct plot_run *runs, size_t count) {
     size_t shared = shared_directory(runs, count);
     figure->run_count = count;
@@ -114,7 +130,6 @@ static void name_runs(struct plot_figure *figure, const struct plot_run *runs, s
         const char *name = runs[i].directory;
         name = strlen(name) > shared ? name + shared : name;
         text_escape(name, strlen(name), figure->names[i], sizeof figure->names[i]);
-        figure->restart_count += runs[i].restarts_seen;
     }
     if (count == 1) {
         snprintf(figure->title, sizeof figure->title, "%s", figure->names[0]);
@@ -122,6 +137,7 @@ static void name_runs(struct plot_figure *figure, const struct plot_run *runs, s
         text_escape(runs[0].directory, shared > 1 ? shared - 1 : shared, figure->title,
                     sizeof figure->title);
     }
+    label_restarts(figure, runs);
 }
 
 /* ---- curves ---------------------------------------------------------------------------------- */
@@ -191,7 +207,7 @@ static enum status add_metric(struct plot_figure *figure, const struct plot_run 
 
 static void add_restarts(const struct plot_figure *figure, const struct plot_run *run, size_t index,
                          struct plot_panel *panel) {
-    for (size_t i = 0; i < run->restart_count; i++) {
+    for (size_t i = 0; i < run->restart_count && !figure->restarts_counted; i++) {
         add_mark(panel, (struct plot_mark){.kind = PLOT_MARK_RESTART,
                                            .x = place_x(figure, run, run->restarts[i]),
                                            .colour = (unsigned)index});
@@ -241,7 +257,7 @@ static enum status add_panel_of(struct plot_figure *figure, const struct plot_ru
     TRY(add_panel(figure,
                   is_loss ? "loss: binary cross-entropy (nats per example)"
                           : "accuracy (share of examples that are right)",
-                  &panel, err));
+                  is_loss ? "loss (nats per example)" : "accuracy", &panel, err));
     panel->is_share = !is_loss;
     for (size_t i = 0; is_loss && i < figure->run_count; i++) {
         TRY(add_step_losses(figure, &runs[i], i, panel, err));
@@ -299,18 +315,23 @@ enum status plot_figure_curves(const struct plot_run *runs, size_t count,
 
 /* ---- saves ----------------------------------------------------------------------------------- */
 
+/* Microseconds and milliseconds that have more than four digits are written in the next unit. */
 static void add_level(struct plot_panel *panel, struct plot_spread *spread, unsigned percent,
-                      const char *unit) {
+                      bool is_stall) {
+    static const char *const units[] = {"us", "ms", "s"};
     double value = plot_spread_percentile(spread, percent);
     struct plot_mark mark = {.kind = PLOT_MARK_LEVEL, .y = value, .colour = percent == 50 ? 1 : 2};
-    snprintf(mark.label, sizeof mark.label, "p%u %.3g %s", percent, value, unit);
-    if (value >= 1000) {
-        snprintf(mark.label, sizeof mark.label, "p%u %.0f %s", percent, value, unit);
+    size_t unit = is_stall ? 0 : 1;
+    for (; value >= 9999.5 && unit < 2; unit++) {
+        value /= 1000;
     }
+    snprintf(mark.label, sizeof mark.label,
+             value >= 999.5 && value < 1e7 ? "p%u %.0f %s" : "p%u %.3g %s", percent, value,
+             units[unit]);
     add_mark(panel, mark);
 }
 
-/* The smallest time that is not nothing. */
+/* The smallest time that is not nothing; infinite where there is none. */
 static double least_time(const struct plot_panel *panel) {
     double least = INFINITY;
     for (size_t i = 0; i < panel->curve_count; i++) {
@@ -320,13 +341,17 @@ static double least_time(const struct plot_panel *panel) {
             least = y > 0 && y < least ? y : least;
         }
     }
-    return isfinite(least) ? least : 1;
+    return least;
 }
 
 /* Times stand on a logarithmic axis, since the rare slow save is the one that matters; nothing is
- * shown as the smallest time there is. */
+ * shown as the smallest time there is. Where there is no other time the axis begins at 0. */
 static void make_positive(struct plot_panel *panel) {
     double least = least_time(panel);
+    panel->is_log = isfinite(least);
+    if (!panel->is_log) {
+        return;
+    }
     for (size_t i = 0; i < panel->curve_count; i++) {
         struct plot_series *series = &panel->curves[i].series;
         for (size_t j = 0; j < series->count; j++) {
@@ -356,8 +381,7 @@ static enum status add_times(struct plot_figure *figure, struct plot_run *runs, 
     struct plot_panel *panel = NULL;
     TRY(add_panel(
         figure, is_stall ? "training stands still for a save (us)" : "a save is durable after (ms)",
-        &panel, err));
-    panel->is_log = true;
+        is_stall ? "stall (us)" : "durable after (ms)", &panel, err));
     for (size_t i = 0; i < figure->run_count; i++) {
         struct plot_run *run = &runs[i];
         const struct plot_series *from = is_stall ? &run->stall_us : &run->durable_ms;
@@ -369,8 +393,8 @@ static enum status add_times(struct plot_figure *figure, struct plot_run *runs, 
     }
     if (figure->run_count == 1 && panel->curve_count > 0) {
         struct plot_spread *spread = is_stall ? &runs->stall_spread : &runs->durable_spread;
-        add_level(panel, spread, 50, is_stall ? "us" : "ms");
-        add_level(panel, spread, 99, is_stall ? "us" : "ms");
+        add_level(panel, spread, 50, is_stall);
+        add_level(panel, spread, 99, is_stall);
     }
     make_positive(panel);
     return STATUS_OK;

@@ -95,20 +95,21 @@ static enum status get_number(const struct event *event, const char *key, double
     return bad_value(event, key, "a number, \"nan\", \"inf\" or \"-inf\"", err);
 }
 
+static enum status get_time(const struct event *event, const char *key, double *out,
+                            struct error *err) {
+    TRY(get_number(event, key, out, err));
+    CHECK(!(*out < 0), err, STATUS_DATA, "%s: line %llu: \"%s\" is %g: expected a time from 0",
+          event->name, (unsigned long long)event->line, key, *out);
+    return STATUS_OK;
+}
+
 /* ---- events ---------------------------------------------------------------------------------- */
 
 static void add_restart(struct plot_run *run, double step) {
-    if (run->restarts_seen++ % run->restart_stride != 0) {
-        return;
+    if (run->restart_count < PLOT_RESTARTS_MAX) {
+        run->restarts[run->restart_count] = step;
     }
-    if (run->restart_count == PLOT_RESTARTS_MAX) {
-        for (size_t i = 0; i < PLOT_RESTARTS_MAX / 2; i++) {
-            run->restarts[i] = run->restarts[2 * i];
-        }
-        run->restart_count = PLOT_RESTARTS_MAX / 2;
-        run->restart_stride *= 2;
-    }
-    run->restarts[run->restart_count++] = step;
+    run->restart_count++;
 }
 
 static const char *option_of(const struct event *event, const char *name) {
@@ -207,8 +208,8 @@ static enum status take_save(struct plot_run *run, const struct event *event, st
         run->saves_failed++;
         return STATUS_OK;
     }
-    TRY(get_number(event, "stall_us", &stall, err));
-    TRY(get_number(event, "durable_ms", &durable, err));
+    TRY(get_time(event, "stall_us", &stall, err));
+    TRY(get_time(event, "durable_ms", &durable, err));
     plot_series_add(&run->stall_us, (double)step, stall);
     plot_series_add(&run->durable_ms, (double)step, durable);
     spread_add(&run->stall_spread, stall);
@@ -293,7 +294,7 @@ static enum status init_run(struct plot_run *run, const char *directory, struct 
                                           &run->epochs[METRIC_ACCURACY],
                                           &run->epochs[METRIC_VAL_LOSS],
                                           &run->epochs[METRIC_VAL_ACCURACY]};
-    *run = (struct plot_run){.restart_stride = 1, .monitor = METRIC_VAL_LOSS};
+    *run = (struct plot_run){.monitor = METRIC_VAL_LOSS};
     run->directory = strdup(directory);
     CHECK(run->directory != NULL, err, STATUS_MEMORY, "no memory for a name");
     for (size_t size = strlen(directory); size > 1 && directory[size - 1] == '/'; size--) {

@@ -12,10 +12,12 @@ static const char *const colours[PLOT_RUNS_MAX] = {"#0072B2", "#D55E00", "#009E7
 static const int shapes[PLOT_RUNS_MAX] = {7, 5, 9, 11, 13, 15, 6, 4};
 
 enum {
-    POINTS_WITH_SHAPES = 40, /* on longer curves they would touch */
-    COMMON_MAX = 4,          /* entries of the legend that belong to no curve */
+    SHAPES = 30,      /* on a curve; more would touch */
+    COMMON_MAX = 4,   /* entries of the legend that belong to no curve */
+    PANEL_LEAST = 90, /* pixels that a legend leaves a panel */
     /* in pixels */
     CHARACTER_WIDTH = 9,
+    LABELS_WIDTH = 62, /* of an axis, at least */
     SAMPLE_WIDTH = 60,
     LINE_HEIGHT = 19,
     TITLES_HEIGHT = 70, /* the picture's and a panel's */
@@ -34,12 +36,23 @@ bool plot_parse_size(const char *value, unsigned *width, unsigned *height) {
     memcpy(number, value, first);
     number[first] = '\0';
     if (!text_parse_u64(number, &across) || !text_parse_u64(value + first + 1, &down) ||
-        across < 320 || across > 8000 || down < 240 || down > 8000) {
+        across < PLOT_WIDTH_MIN || across > PLOT_SIZE_MAX || down < PLOT_HEIGHT_MIN ||
+        down > PLOT_SIZE_MAX) {
         return false;
     }
     *width = (unsigned)across;
     *height = (unsigned)down;
     return true;
+}
+
+/* A name, its beginning left out where there is no room for it. */
+static void append_cut(const char *name, size_t characters, struct text *out) {
+    struct text cut = {0};
+    size_t width = plot_name_width(name);
+    plot_append_name(name, width < characters ? width : characters, false, &cut);
+    gnuplot_append_quoted(out, cut.bytes == NULL ? "" : cut.bytes);
+    out->failed = out->failed || cut.failed;
+    text_free(&cut);
 }
 
 /* ---- data ------------------------------------------------------------------------------------ */
@@ -103,7 +116,7 @@ static void append_marks(const struct plot_figure *figure, const struct plot_pan
 static void append_curve_style(const struct plot_curve *curve, double point, struct text *out) {
     const char *colour = colours[curve->colour];
     int shape = shapes[curve->colour];
-    bool shaped = curve->series.count <= POINTS_WITH_SHAPES;
+    size_t interval = (curve->series.count + SHAPES - 1) / SHAPES;
     switch (curve->line) {
     case PLOT_LINE_FAINT:
         text_printf(out, "with lines lw 1 lc rgb '#B0%s'", colour + 1);
@@ -113,17 +126,14 @@ static void append_curve_style(const struct plot_curve *curve, double point, str
                     colour + 1);
         return;
     case PLOT_LINE_DASHED:
-        text_printf(out, "with %s lw 1.6 dt (8,5) lc rgb '%s'", shaped ? "linespoints" : "lines",
-                    colour);
+        text_printf(out, "with linespoints lw 1.6 dt (8,5) lc rgb '%s'", colour);
         break;
     default:
-        text_printf(out, "with %s lw 2.2 lc rgb '%s'", shaped ? "linespoints" : "lines", colour);
+        text_printf(out, "with linespoints lw 2.2 lc rgb '%s'", colour);
         break;
     }
-    if (shaped) {
-        text_printf(out, " pt %d ps %.2f", shape,
-                    (curve->line == PLOT_LINE_SOLID ? 0.8 : 0.5) * point);
-    }
+    text_printf(out, " pt %d ps %.2f pi %zu", shape,
+                (curve->line == PLOT_LINE_SOLID ? 0.8 : 0.5) * point, interval);
 }
 
 /* A ring around the best point. */
@@ -155,16 +165,17 @@ static size_t list_common(const struct plot_figure *figure, const char *styles[C
         styles[count] = "points pt 6 ps 1.6 lw 2";
         names[count++] = figure->best_label;
     }
-    if (figure->restart_count > 0) {
-        styles[count] = "lines lw 1.2 dt 3";
-        names[count++] = "restart";
+    if (figure->restart_label[0] != '\0') {
+        styles[count] = figure->restarts_counted ? "points ps 0" : "lines lw 1.2 dt 3";
+        names[count++] = figure->restart_label;
     }
     return count;
 }
 
 /* How the legend is laid out: gnuplot makes all columns as wide as the widest. */
 struct legend {
-    size_t columns, rows; /* no rows: no room for one */
+    size_t columns, rows;
+    size_t characters; /* that a name has room for */
 };
 
 static struct legend plan_legend(const struct plot_figure *figure, unsigned width,
@@ -177,14 +188,17 @@ static struct legend plan_legend(const struct plot_figure *figure, unsigned widt
         longest = size > longest ? size : longest;
     }
     for (size_t i = 0; i < panel->curve_count; i++) {
-        size_t size = panel->curves[i].name == NULL ? 0 : strlen(panel->curves[i].name);
+        const char *name = panel->curves[i].name;
+        size_t size = name == NULL ? 0 : plot_name_width(name);
         longest = size > longest ? size : longest;
         count += size > 0;
     }
-    struct legend legend = {.columns = width / (longest * CHARACTER_WIDTH + SAMPLE_WIDTH)};
-    legend.columns = legend.columns == 0 ? 1 : legend.columns > count ? count : legend.columns;
+    size_t most = (height - TITLES_HEIGHT - AXIS_HEIGHT - PANEL_LEAST) / LINE_HEIGHT; /* rows */
+    size_t least = (count + most - 1) / most,
+           fit = width / (longest * CHARACTER_WIDTH + SAMPLE_WIDTH);
+    struct legend legend = {.columns = fit < least ? least : fit > count ? count : fit};
     legend.rows = (count + legend.columns - 1) / legend.columns;
-    legend.rows = legend.rows * LINE_HEIGHT > height / 3 ? 0 : legend.rows;
+    legend.characters = (width / legend.columns - SAMPLE_WIDTH) / CHARACTER_WIDTH;
     return legend;
 }
 
@@ -196,32 +210,43 @@ struct layout {
     struct legend legend;
 };
 
+/* Of the levels, which stand at the right. */
+static size_t longest_level(const struct plot_panel *panel) {
+    size_t longest = 0;
+    for (size_t i = 0; i < panel->mark_count; i++) {
+        size_t size = strlen(panel->marks[i].label);
+        longest = size > longest ? size : longest;
+    }
+    return longest;
+}
+
 /* Borders of panel `number`, in shares of the picture. */
 static void append_margins(const struct plot_figure *figure, size_t number,
                            const struct layout *layout, struct text *out) {
     double width = layout->width, height = layout->height;
     double half = width / (double)figure->panel_count, left = half * (double)number;
-    bool has_levels = false;
-    for (size_t i = 0; i < figure->panels[number].mark_count; i++) {
-        has_levels = has_levels || figure->panels[number].marks[i].kind == PLOT_MARK_LEVEL;
-    }
+    const struct plot_panel *panel = &figure->panels[number];
+    double labels =
+        fmax(LABELS_WIDTH, (double)(plot_axis_label_width(&panel->y) * CHARACTER_WIDTH) + 16);
+    double levels = (double)(longest_level(panel) * CHARACTER_WIDTH) + 24;
     double below = AXIS_HEIGHT + LINE_HEIGHT * (double)layout->legend.rows;
     text_printf(out,
                 "set lmargin at screen %.4f\nset rmargin at screen %.4f\n"
                 "set tmargin at screen %.4f\nset bmargin at screen %.4f\n",
-                (left + 62) / width, (left + half - (has_levels ? 96 : 24)) / width,
-                1 - TITLES_HEIGHT / height, below / height);
+                (left + labels) / width, (left + half - levels) / width, 1 - TITLES_HEIGHT / height,
+                below / height);
 }
 
 static void append_panel(const struct plot_figure *figure, size_t number,
                          const struct layout *layout, struct text *out) {
     const struct plot_panel *panel = &figure->panels[number];
+    size_t room = layout->width / figure->panel_count / CHARACTER_WIDTH;
+    const char *title = plot_panel_title(figure, panel, room);
     append_margins(figure, number, layout, out);
     append_axis('x', &panel->x, out);
     append_axis('y', &panel->y, out);
     append_marks(figure, panel, out);
-    text_printf(out, "set title '%s'\nset xlabel '%s' offset 0,0.5\nplot ", panel->title,
-                figure->x_label);
+    text_printf(out, "set title '%s'\nset xlabel '%s' offset 0,0.5\nplot ", title, figure->x_label);
     for (size_t i = 0; i < panel->curve_count; i++) {
         text_printf(out, "%s$panel%zu_%zu using 1:2 ", i == 0 ? "" : ", ", number, i);
         append_curve_style(&panel->curves[i], layout->point, out);
@@ -249,13 +274,14 @@ static void append_legend(const struct plot_figure *figure, const struct layout 
             text_printf(out, "%sNaN ", separator);
             append_curve_style(&panel->curves[i], layout->point, out);
             text_printf(out, " title ");
-            gnuplot_append_quoted(out, panel->curves[i].name);
+            append_cut(panel->curves[i].name, layout->legend.characters, out);
             separator = ", ";
         }
     }
     for (size_t i = 0; i < count; i++) {
-        text_printf(out, "%sNaN with %s lc rgb '#444444' title '%s'", separator, styles[i],
-                    names[i]);
+        text_printf(out, "%sNaN with %s lc rgb '#444444' title ", separator, styles[i]);
+        bool cut = names[i] == figure->best_label && strlen(names[i]) > layout->legend.characters;
+        append_cut(cut ? "best epoch" : names[i], layout->legend.characters, out);
         separator = ", ";
     }
     text_printf(out, "\n");
@@ -275,13 +301,11 @@ void plot_script(const struct plot_figure *figure, enum gnuplot_format format, u
                 "set grid ytics back lt 1 lw 1 lc rgb '#E0E0E0'\nset border 3 lc rgb '#444444'\n"
                 "set tics nomirror tc rgb '#000000'\nset samples 2\nunset key\n"
                 "set multiplot title ");
-    gnuplot_append_quoted(out, figure->title);
+    append_cut(figure->title, width / CHARACTER_WIDTH, out);
     text_printf(out, "\n");
     for (size_t i = 0; i < figure->panel_count; i++) {
         append_panel(figure, i, &layout, out);
     }
-    if (layout.legend.rows > 0) {
-        append_legend(figure, &layout, out);
-    }
+    append_legend(figure, &layout, out);
     text_printf(out, "unset multiplot\n");
 }

@@ -13,8 +13,11 @@ enum {
     BESIDE_COLUMNS = 110, /* from here on two panels lie side by side */
     ROWS_BESIDE = 14,
     ROWS_BELOW = 10,
-    FRAME_ROWS = 3, /* title, axis, its labels */
-    GAP = 2
+    ROWS_MIN = 5,     /* of a panel, where the terminal is low */
+    LINES_AROUND = 5, /* title, legend, head of the table, path of the picture, prompt */
+    FRAME_ROWS = 3,   /* title, axis, its labels */
+    GAP = 2,
+    KEYS_MAX = 3 * PLOT_RUNS_MAX + 2 /* curves and levels */
 };
 
 /* Where a panel lies on the canvas. */
@@ -61,8 +64,13 @@ static void draw_y_axis(const struct frame *frame) {
         plot_canvas_glyph(frame->canvas, frame->top + row, frame->left - 1, PLOT_COLOUR_DIM,
                           PLOT_GLYPH_VERTICAL);
     }
+    int taken = frame->top + frame->rows;
     for (size_t i = 0; i < axis->tick_count; i++) {
         int row = row_of(frame, axis->ticks[i]), size = (int)strlen(axis->labels[i]);
+        if (row >= taken) { /* more ticks than rows */
+            continue;
+        }
+        taken = row;
         plot_canvas_glyph(frame->canvas, row, frame->left - 1, PLOT_COLOUR_DIM,
                           PLOT_GLYPH_TICK_LEFT);
         plot_canvas_text(frame->canvas, row, frame->left - 2 - size, PLOT_COLOUR_PLAIN,
@@ -148,51 +156,80 @@ static void draw_best(const struct frame *frame) {
 
 /* ---- keys at the right ----------------------------------------------------------------------- */
 
-/* On the row of what it names, or the nearest one that is free. */
-static void draw_key(const struct frame *frame, double y, unsigned colour, const char *key) {
-    int wanted = row_of(frame, y);
-    for (int away = 0; away < frame->rows; away++) {
-        for (int side = -1; side <= 1; side += 2) {
-            int row = wanted + side * away;
-            if (row >= frame->top && row < frame->top + frame->rows &&
-                plot_canvas_is_free(frame->canvas, row, frame->key_column)) {
-                plot_canvas_text(frame->canvas, row, frame->key_column, colour, key);
-                return;
-            }
-        }
-    }
+struct key {
+    const char *text;
+    double y;
+    int row;
+    unsigned colour;
+};
+
+static int compare_keys(const void *a, const void *b) {
+    const struct key *first = a, *second = b;
+    int order = (first->y < second->y) - (first->y > second->y);
+    return order != 0 ? order : strcmp(first->text, second->text);
 }
 
-static void draw_keys(const struct frame *frame) {
+/* The highest first. */
+static size_t list_keys(const struct frame *frame, struct key keys[KEYS_MAX]) {
     const struct plot_panel *panel = frame->panel;
-    for (size_t i = panel->curve_count; i-- > 0;) {
+    size_t count = 0;
+    for (size_t i = 0; i < panel->curve_count; i++) {
         const struct plot_curve *curve = &panel->curves[i];
         size_t last = curve->series.count;
         while (last > 0 && !isfinite(curve->series.points[last - 1].y)) {
             last--;
         }
         if (last > 0 && !curve->picture_only && curve->key[0] != '\0') {
-            draw_key(frame, curve->series.points[last - 1].y,
-                     curve->line == PLOT_LINE_FAINT ? PLOT_COLOUR_DIM : curve->colour, curve->key);
+            assert(count < KEYS_MAX);
+            keys[count++] = (struct key){.text = curve->key,
+                                         .y = curve->series.points[last - 1].y,
+                                         .colour = curve->line == PLOT_LINE_FAINT ? PLOT_COLOUR_DIM
+                                                                                  : curve->colour};
         }
     }
     for (size_t i = 0; i < panel->mark_count; i++) {
         if (panel->marks[i].kind == PLOT_MARK_LEVEL) {
-            draw_key(frame, panel->marks[i].y, panel->marks[i].colour, panel->marks[i].label);
+            assert(count < KEYS_MAX);
+            keys[count++] = (struct key){.text = panel->marks[i].label,
+                                         .y = panel->marks[i].y,
+                                         .colour = panel->marks[i].colour};
         }
+    }
+    qsort(keys, count, sizeof *keys, compare_keys);
+    return count;
+}
+
+/* Each key on a row of its own, in the order of the values, as near to its own row as that allows:
+ * in the middle between where it would be if the keys above, and if those below, did not move. */
+static void place_keys(const struct frame *frame, struct key *keys, size_t count) {
+    int next = frame->top, downwards[KEYS_MAX];
+    for (size_t i = 0; i < count; i++) {
+        int wanted = row_of(frame, keys[i].y), last = frame->top + frame->rows - (int)(count - i);
+        downwards[i] = wanted > next ? wanted : next;
+        downwards[i] = downwards[i] < last ? downwards[i] : last;
+        next = downwards[i] + 1;
+    }
+    next = frame->top + frame->rows - 1;
+    for (size_t i = count; i-- > 0;) {
+        int wanted = row_of(frame, keys[i].y), first = frame->top + (int)i;
+        int upwards = wanted < next ? wanted : next;
+        upwards = upwards > first ? upwards : first;
+        next = upwards - 1;
+        keys[i].row = (downwards[i] + upwards) / 2;
+    }
+}
+
+static void draw_keys(const struct frame *frame) {
+    struct key keys[KEYS_MAX];
+    size_t count = list_keys(frame, keys);
+    place_keys(frame, keys, count);
+    for (size_t i = 0; i < count; i++) {
+        plot_canvas_text(frame->canvas, keys[i].row, frame->key_column, keys[i].colour,
+                         keys[i].text);
     }
 }
 
 /* ---- panels ---------------------------------------------------------------------------------- */
-
-static size_t longest_label(const struct plot_axis *axis) {
-    size_t longest = 0;
-    for (size_t i = 0; i < axis->tick_count; i++) {
-        size_t size = strlen(axis->labels[i]);
-        longest = size > longest ? size : longest;
-    }
-    return longest;
-}
 
 static size_t longest_key(const struct plot_panel *panel) {
     size_t longest = 0;
@@ -209,7 +246,7 @@ static size_t longest_key(const struct plot_panel *panel) {
 
 static void draw_panel(struct plot_canvas *canvas, const struct plot_figure *figure,
                        const struct plot_panel *panel, int left, int top, int columns, int rows) {
-    size_t keys = longest_key(panel), labels = longest_label(&panel->y_printed);
+    size_t keys = longest_key(panel), labels = plot_axis_label_width(&panel->y_printed);
     keys = keys > strlen(figure->x_label) ? keys : strlen(figure->x_label);
     struct frame frame = {.canvas = canvas,
                           .panel = panel,
@@ -219,7 +256,8 @@ static void draw_panel(struct plot_canvas *canvas, const struct plot_figure *fig
                           .x_label = figure->x_label};
     frame.columns = left + columns - frame.left - (int)keys - 1;
     frame.key_column = frame.left + frame.columns + 1;
-    plot_canvas_text(canvas, top, left + 1, PLOT_COLOUR_PLAIN, panel->title);
+    plot_canvas_text(canvas, top, left + 1, PLOT_COLOUR_PLAIN,
+                     plot_panel_title(figure, panel, (size_t)columns - 1));
     draw_y_axis(&frame);
     draw_x_axis(&frame);
     for (size_t i = 0; i < panel->curve_count; i++) {
@@ -233,24 +271,38 @@ static void draw_panel(struct plot_canvas *canvas, const struct plot_figure *fig
 }
 
 /* What the marks mean. */
-static void append_legend(const struct plot_figure *figure, const struct plot_style *style,
+static void append_legend(const struct plot_figure *figure, const struct plot_canvas *canvas,
                           struct text *out) {
     size_t before = out->size;
-    if (figure->restart_count > 0) {
-        text_printf(out, "  %s restart", plot_glyph_text(PLOT_GLYPH_RESTART, style->plain));
+    if (figure->restarts_counted) {
+        text_printf(out, "  %s", figure->restart_label);
+    } else if (figure->restart_label[0] != '\0') {
+        text_printf(out, "  %s %s", plot_glyph_text(PLOT_GLYPH_RESTART, canvas->plain),
+                    figure->restart_label);
     }
     if (figure->best_label[0] != '\0') {
-        text_printf(out, "  %s %s", plot_glyph_text(PLOT_GLYPH_BEST, style->plain),
+        text_printf(out, "  %s %s", plot_glyph_text(PLOT_GLYPH_BEST, canvas->plain),
                     figure->best_label);
     }
     if (figure->run_count == 2 && figure->in_epochs) {
-        text_printf(out, style->plain ? "  small letters: training" : "  dotted: training");
+        text_printf(out, canvas->letters ? "  small letters: training" : "  dotted: training");
     }
     text_printf(out, out->size > before ? "\n" : "");
 }
 
-static void draw_panels(struct plot_canvas *canvas, const struct plot_figure *figure, bool beside) {
-    int columns = (int)canvas->columns, rows = beside ? ROWS_BESIDE : ROWS_BELOW;
+/* Rows of each of `panels` one below another. The least is enough for the keys of all runs. */
+static unsigned rows_of(const struct plot_figure *figure, const struct plot_style *style,
+                        bool beside, unsigned panels) {
+    unsigned most = beside ? ROWS_BESIDE : ROWS_BELOW;
+    unsigned taken = LINES_AROUND + (unsigned)figure->run_count + panels * FRAME_ROWS;
+    unsigned fit = style->rows > taken ? (style->rows - taken) / panels : 0;
+    unsigned least = figure->run_count > ROWS_MIN ? (unsigned)figure->run_count : ROWS_MIN;
+    return style->rows == 0 || fit > most ? most : fit < least ? least : fit;
+}
+
+static void draw_panels(struct plot_canvas *canvas, const struct plot_figure *figure, bool beside,
+                        int rows) {
+    int columns = (int)canvas->columns;
     for (size_t i = 0; i < figure->panel_count; i++) {
         const struct plot_panel *panel = &figure->panels[i];
         if (beside) {
@@ -266,13 +318,15 @@ enum status plot_print(const struct plot_figure *figure, const struct plot_style
                        struct text *out, struct error *err) {
     unsigned columns = style->columns < COLUMNS_MIN ? COLUMNS_MIN : style->columns;
     bool beside = figure->panel_count > 1 && columns >= BESIDE_COLUMNS;
-    unsigned rows = beside ? ROWS_BESIDE + FRAME_ROWS
-                           : (ROWS_BELOW + FRAME_ROWS) * (unsigned)figure->panel_count;
+    bool letters = figure->run_count > 1 && style->colours == TERMINAL_COLOURS_NONE;
+    unsigned panels = beside ? 1 : (unsigned)figure->panel_count;
+    unsigned rows = rows_of(figure, style, beside, panels);
     struct plot_canvas canvas;
-    TRY(plot_canvas_init(&canvas, columns, rows, style->plain, err));
-    draw_panels(&canvas, figure, beside);
+    TRY(plot_canvas_init(&canvas, columns, (rows + FRAME_ROWS) * panels, style->plain, letters,
+                         err));
+    draw_panels(&canvas, figure, beside, (int)rows);
     plot_canvas_write(&canvas, style->colours, out);
+    append_legend(figure, &canvas, out);
     plot_canvas_free(&canvas);
-    append_legend(figure, style, out);
     return STATUS_OK;
 }

@@ -11,17 +11,33 @@
 
 enum { COLUMNS_DEFAULT = 80 };
 
+/* A size that an environment variable asks for; 0: none. */
+static unsigned asked_size(const char *variable) {
+    const char *given = getenv(variable);
+    uint64_t size;
+    bool valid = given != NULL && text_parse_u64(given, &size) && size < 10000;
+    return valid ? (unsigned)size : 0;
+}
+
 unsigned terminal_columns(FILE *out) {
-    const char *given = getenv("COLUMNS");
-    uint64_t columns;
+    unsigned asked = asked_size("COLUMNS");
     struct winsize size;
-    if (given != NULL && text_parse_u64(given, &columns) && columns > 0 && columns < 10000) {
-        return (unsigned)columns;
+    if (asked > 0) {
+        return asked;
     }
     if (ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
         return size.ws_col;
     }
     return COLUMNS_DEFAULT;
+}
+
+unsigned terminal_rows(FILE *out) {
+    unsigned asked = asked_size("LINES");
+    struct winsize size;
+    if (asked > 0) {
+        return asked;
+    }
+    return ioctl(fileno(out), TIOCGWINSZ, &size) == 0 ? size.ws_row : 0;
 }
 
 static bool is_set(const char *value) {

@@ -20,6 +20,9 @@ extern "C" {
 /* COLUMNS, or else the terminal's own width, or else 80. */
 unsigned terminal_columns(FILE *out);
 
+/* LINES, or else the terminal's own height, or else 0: there is no limit. */
+unsigned terminal_rows(FILE *out);
+
 /* Does the locale (LC_ALL, LC_CTYPE, LANG: the first that is set) name UTF-8? The program itself
  * stays in the C locale; only what may be printed depends on it. */
 bool terminal_is_utf8(void);

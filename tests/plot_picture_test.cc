@@ -1,5 +1,5 @@
-// `cairn plot`: what it refuses, and its pictures as files; names that mean something to gnuplot or to
-// a terminal do nothing.
+// `cairn plot`: what it refuses, and its pictures as files; names that mean something to gnuplot or
+// to a terminal do nothing.
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -50,6 +50,8 @@ TEST_F(PlotPicture, RefusalsSayWhatIsWrong) {
          R"({"event":"step","loss":1})"
          "\n",
          65, "\"step\" is missing"},
+        {"negative", start() + save(7, -5, 3), 65, "line 2: \"stall_us\" is -5: expected a time"},
+        {"early", start() + save(7, 5, -0.5), 65, "\"durable_ms\" is -0.5"},
         {"list", "[1]\n", 65, "line 1 is an array"},
         {"other", "{\"text\":1}\n", 65, "\"event\" is missing"},
         {"zeros", start() + std::string("\0\0\n", 3), 65, "line 2"},
@@ -68,8 +70,9 @@ TEST_F(PlotPicture, RefusalsSayWhatIsWrong) {
 TEST_F(PlotPicture, UsageErrors) {
     const std::string model = run_directory("m", history_of(four_epochs()));
     EXPECT_EQ(run_cairn(words("plot")).code, 2);
-    for (const char *bad : {"--output p.gif", "--output png", "--size 100x100", "--size 800",
-                            "--size 800x", "--size 9000x400", "--monitor acc", "--format x"}) {
+    for (const char *bad :
+         {"--output p.gif", "--output png", "--size 639x300", "--size 640x299", "--size 800",
+          "--size 800x", "--size 9000x400", "--monitor acc", "--format x"}) {
         EXPECT_EQ(plot(words(bad) + std::vector<std::string>{model}).code, 2) << bad;
     }
     const Outcome many = plot(std::vector<std::string>(9, model));
@@ -140,11 +143,12 @@ TEST_F(PlotPicture, PicturesAreWholeAndOfTheSizeAskedFor) {
     EXPECT_EQ(curves.code, 0) << curves.err;
     EXPECT_EQ(curves.err, "Picture: " + model + "/curves.png\n");
     EXPECT_EQ(png_size(read_file(model + "/curves.png")), "1000x420");
+    EXPECT_EQ(plot({model}, {{"LC_ALL", "POSIX"}}).err, curves.err); // no words of gnuplot's
     const Outcome saves = plot({"--saves", model, "--size", "640x300"});
     EXPECT_EQ(saves.err, "Picture: " + model + "/saves.png\n");
     EXPECT_EQ(png_size(read_file(model + "/saves.png")), "640x300");
-    EXPECT_EQ(plot({model, "--size", "320x240", "--output", directory.file("s.PNG")}).code, 0);
-    EXPECT_EQ(png_size(read_file(directory.file("s.PNG"))), "320x240");
+    EXPECT_EQ(plot({model, "--size", "8000x300", "--output", directory.file("s.PNG")}).code, 0);
+    EXPECT_EQ(png_size(read_file(directory.file("s.PNG"))), "8000x300");
     EXPECT_EQ(list_directory(model),
               (std::vector<std::string>{"curves.png", "history.jsonl", "saves.png"}));
 }
@@ -160,21 +164,67 @@ TEST_F(PlotPicture, NamesAreNeverCommands) {
     const std::string model = run_directory(name, history_of(four_epochs()));
     const std::string other = run_directory("b", history_of(four_epochs()));
     const std::string picture = "|touch pwned;.svg";
-    const Outcome outcome = run({.program = {},
-                                 .arguments = {"plot", model, other, "--output", picture},
-                                 .environment = {{"LC_ALL", "C.UTF-8"}},
-                                 .directory = directory.path()});
+    const Outcome outcome =
+        run({.program = {},
+             .arguments = {"plot", model, other, "--output", picture, "--size", "2000x420"},
+             .environment = {{"LC_ALL", "C.UTF-8"}},
+             .directory = directory.path()});
     ASSERT_EQ(outcome.code, 0) << outcome.err;
     EXPECT_FALSE(contains(outcome.out, "\033"));
     EXPECT_FALSE(exists(directory.file("pwned")));
     const std::string svg = read_file(directory.file(picture));
-    EXPECT_TRUE(contains(svg, "width=\"1000\" height=\"420\"")) << svg.substr(0, 400);
+    EXPECT_TRUE(contains(svg, "width=\"2000\" height=\"420\"")) << svg.substr(0, 400);
     EXPECT_TRUE(contains(svg, "</svg>"));
     EXPECT_TRUE(contains(svg, "it's &lt;a> "));
     EXPECT_TRUE(contains(svg, "&amp; `touch pwned`'; system('touch pwned')\\x0A!touch pwned @x "
                               "{a_b}^2 \xC3\xA9 \\xFF\\x1B[31m"));
     EXPECT_EQ(plot({model}).code, 0);
     EXPECT_EQ(png_size(read_file(model + "/curves.png")), "1000x420");
+}
+
+// The script that gnuplot gets.
+TEST_F(PlotPicture, LongNamesAndLargeNumbersHaveRoom) {
+    const std::string got = directory.file("script");
+    const std::string path =
+        fake_gnuplot("cat >'" + got + "'; printf '%s' \"$LC_ALL\"") + ":/usr/bin:/bin";
+    const auto script_of = [&](const std::vector<std::string> &arguments) {
+        const Outcome outcome =
+            plot(arguments + std::vector<std::string>{"--output", directory.file("p.png")},
+                 {{"PATH", path}, {"LC_ALL", "C"}});
+        EXPECT_EQ(outcome.code, 0) << outcome.err;
+        return read_file(got);
+    };
+    std::vector<std::string> runs;
+    for (char letter = 'a'; letter < 'i'; letter++) {
+        runs.push_back(run_directory(letter + std::string(100, 'n') + "-" + letter,
+                                     history_of(four_epochs())));
+    }
+    for (const char *size : {"--size 640x300", "--size 1000x420"}) {
+        const std::string script = script_of(runs + words(size));
+        for (char letter = 'a'; letter < 'i'; letter++) {
+            const size_t end = script.find(std::string("nnnn-") + letter + "'");
+            ASSERT_NE(end, std::string::npos) << size << script;
+            const std::string title = script.substr(0, end + 6);
+            EXPECT_LE(title.size() - title.rfind("'..."), 640u / 9) << title;
+        }
+        const std::string best =
+            contains(size, "640") ? "'best epoch'" : "'best epoch by val_loss'";
+        EXPECT_TRUE(contains(script, best)) << script;
+    }
+    EXPECT_EQ(read_file(directory.file("p.png")), "C.UTF-8"); // not the user's locale
+    // Times from microseconds to minutes.
+    std::string history = start();
+    for (uint64_t i = 0; i < 200; i++) {
+        history += save(i, i % 2 == 0 ? 3 : 2e7, i % 2 == 0 ? 0.5 : 123456);
+    }
+    const std::string script = script_of({"--saves", run_directory("slow", history)});
+    for (const char *text : {"'10M'", "'100k'", "'p99 20 s'", "'p50 3 us'", "'p99 123 s'"}) {
+        EXPECT_TRUE(contains(script, text)) << text << script;
+    }
+    // Long curves have shapes, but only some.
+    const std::string many =
+        script_of({run_directory("m", history_of(std::vector<Epoch>(300, four_epochs()[0])))});
+    EXPECT_TRUE(contains(many, " pt 5 ps 0.80 pi 10 ")) << many.substr(many.size() - 2000);
 }
 
 TEST_F(PlotPicture, EveryShapeOfHistoryCanBeAPicture) {

@@ -36,8 +36,8 @@ TEST(PlotSeries, KeepsMeansAndExtremesInBoundedMemory) {
 TEST(PlotAxis, TicksAreRoundNumbersWithinTheAxis) {
     const struct {
         double low, high;
-    } ranges[] = {{0, 10},    {0.23, 0.47}, {-3, 5},   {1e-9, 3e-9}, {1234567, 7654321},
-                  {0.5, 0.5}, {0, 0},       {0.99, 1}, {0, 1},       {-1, -0.5}};
+    } ranges[] = {{0, 10}, {0.23, 0.47}, {-3, 5}, {1e-9, 3e-9}, {1234567, 7654321}, {0.5, 0.5},
+                  {0, 0},  {0.99, 1},    {0, 1},  {-1, -0.5},   {-2e-9, 1e-9},      {0, 3e-9}};
     for (const auto &range : ranges) {
         struct plot_axis axis;
         plot_axis_init(&axis, range.low, range.high, true, false, 6);
@@ -52,6 +52,7 @@ TEST(PlotAxis, TicksAreRoundNumbersWithinTheAxis) {
                   1e-6)
             << step;
         for (size_t i = 0; i < axis.tick_count; i++) {
+            EXPECT_STRNE(axis.labels[i], "-0");
             EXPECT_GE(axis.ticks[i], axis.low - step * 1e-6);
             EXPECT_LE(axis.ticks[i], axis.high + step * 1e-6);
             EXPECT_NEAR(std::remainder(axis.ticks[i], step), 0, step * 1e-6);

@@ -260,7 +260,54 @@ TEST_F(Plot, RestartsStandWhereTheRunWentOn) {
     EXPECT_TRUE(contains(outcome.out, "  early stopping\n")) << outcome.out;
     const Outcome whole = draw({"--ascii", run_directory("w", history_of(four_epochs()))});
     EXPECT_FALSE(contains(whole.out, "restart")) << whole.out;
-    EXPECT_TRUE(contains(whole.out, "  not yet\n")) << whole.out;
+    EXPECT_TRUE(contains(whole.out, "  no end logged\n")) << whole.out;
+}
+
+TEST_F(Plot, ManyRestartsAreCountedInsteadOfDrawn) {
+    std::string history = start();
+    for (uint64_t i = 0; i < 40; i++) {
+        history += epoch(i, four_epochs()[0]) + start((i + 1) * 100, "\"x\"");
+    }
+    const Outcome forty = draw({"--ascii", run_directory("forty", history)});
+    EXPECT_TRUE(contains(forty.out, ": restart  * best")) << forty.out;
+    EXPECT_GE(columns_with(grid_of(forty.out), find_panel(grid_of(forty.out), "loss:"), ":").size(),
+              30u); // of 40, on 69 columns
+    history += start(4000, "\"x\"");
+    const Outcome outcome = draw({"--ascii", run_directory("many", history)});
+    const Grid grid = grid_of(outcome.out);
+    EXPECT_TRUE(contains(outcome.out, "  41 restarts  * best")) << outcome.out;
+    EXPECT_TRUE(columns_with(grid, find_panel(grid, "loss:"), ":").empty()) << outcome.out;
+}
+
+// Without colours two lines of dots look the same.
+TEST_F(Plot, SeveralRunsWithoutColoursAreLettersInTheOrderOfTheirEnds) {
+    std::vector<std::string> runs;
+    std::map<double, std::string> ends; // by val_loss
+    for (int i = 0; i < 8; i++) {
+        std::vector<Epoch> rows = four_epochs();
+        rows[3].val_loss = 0.40 + 0.01 * (i * 3 % 8);
+        runs.push_back(run_directory(std::string(1, static_cast<char>('a' + i)), history_of(rows)));
+        ends[rows[3].val_loss] = std::string(1, static_cast<char>('A' + i));
+    }
+    const Outcome outcome = draw(runs);
+    const Grid grid = grid_of(outcome.out);
+    size_t row = 1; // below the title
+    std::string keys, expected;
+    for (auto end = ends.rbegin(); end != ends.rend(); end++) {
+        expected += end->second;
+    }
+    for (; !contains(line_of(grid.at(row)), "\xE2\x94\x94"); row++) {
+        const std::string &last = grid[row].back();
+        keys += grid[row].size() > 70 && last >= "A" && last <= "H" ? last : "";
+    }
+    EXPECT_EQ(keys, expected) << outcome.out;
+    EXPECT_FALSE(contains(outcome.out, "\xE2\xA0")) << outcome.out; // braille
+    const std::string other = run_directory("o", history_of({{.7, .5, .7, .5}, {.6, .6, .6, .6}}));
+    const Outcome two = draw({runs[0], other});
+    for (const char *letters : {"AAAA", "BBBB", "aaaa", "small letters: training"}) {
+        EXPECT_TRUE(contains(two.out, letters)) << letters << two.out;
+    }
+    EXPECT_TRUE(contains(draw({runs[0]}).out, "\xE2\xA0")); // one needs no letters
 }
 
 TEST_F(Plot, RunsOfDifferentLengthLieOnOneAxis) {
@@ -312,7 +359,8 @@ TEST_F(Plot, OneEpochAndNoValidation) {
     EXPECT_TRUE(contains(one.out, "training")) << one.out;
     EXPECT_FALSE(contains(one.out, "validation")) << one.out;
     EXPECT_FALSE(contains(one.out, "best epoch by")) << one.out;
-    EXPECT_TRUE(contains(one.out, "      1      100     -         -             -  not yet\n"))
+    EXPECT_TRUE(
+        contains(one.out, "      1      100     -    0.6000        0.7000  no end logged\n"))
         << one.out;
     const Outcome refused = draw({directory.file("m"), "--monitor", "val_loss"});
     EXPECT_EQ(refused.code, 2);
@@ -344,8 +392,12 @@ TEST_F(Plot, ValuesThatAreNotFiniteAreGapsAndCounted) {
 
 TEST_F(Plot, WidthAndCharactersFollowTheTerminal) {
     const std::string model = run_directory("m", history_of(four_epochs()));
-    for (size_t columns : {40, 80, 109, 110, 120, 200}) {
+    for (size_t columns : {40, 45, 46, 80, 109, 110, 120, 200}) {
         const Outcome outcome = draw({model}, std::to_string(columns));
+        EXPECT_EQ(contains(outcome.out, " loss: binary cross-entropy (nats per example)"),
+                  columns >= 46)
+            << outcome.out;
+        EXPECT_EQ(contains(outcome.out, " loss (nats per example)\n"), columns < 46);
         const std::string drawing = outcome.out.substr(0, outcome.out.find(" epochs    steps"));
         EXPECT_LE(widest(drawing), std::max<size_t>(columns, widest(model))) << outcome.out;
         const bool beside = contains(outcome.out.substr(0, outcome.out.find("\n0")), "accuracy (");
@@ -374,7 +426,8 @@ TEST_F(Plot, ColoursAreForTerminalsThatWantThem) {
     const auto shown = [&](const std::string &before) {
         const std::string command = before + " " + CAIRN_BINARY + " plot --output none " + model;
         return run({.program = "/usr/bin/env",
-                    .arguments = {"-u", "COLUMNS", "script", "-qec", command, "/dev/null"},
+                    .arguments = {"-u", "COLUMNS", "-u", "LINES", "script", "-qec", command,
+                                  "/dev/null"},
                     .environment = {{"LC_ALL", "C.UTF-8"},
                                     {"TERM", "xterm-256color"},
                                     {"NO_COLOR", ""},
@@ -388,6 +441,13 @@ TEST_F(Plot, ColoursAreForTerminalsThatWantThem) {
         EXPECT_TRUE(contains(shown(before), "validation"));
     }
     EXPECT_FALSE(contains(draw({model}).out, "\033"));
+    // A drawing fits with its table, the picture's path and the prompt, where that is possible.
+    for (const auto &[rows, expected] :
+         std::map<int, long>{{20, 20}, {24, 22}, {31, 28}, {32, 30}, {60, 30}}) {
+        const std::string text = shown("stty cols 80 rows " + std::to_string(rows) + ";");
+        EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), expected) << text;
+        EXPECT_TRUE(contains(text, "training") && contains(text, "accuracy (")) << text;
+    }
     const Grid wide = grid_of(shown("stty cols 130; NO_COLOR=1"));
     EXPECT_TRUE(contains(line_of(wide.at(1)), "loss:") && contains(line_of(wide[1]), "accuracy ("));
 }
@@ -431,6 +491,16 @@ TEST_F(Plot, SavesShowStallsWithTheirPercentiles) {
     durable.y_ticks = logs;
     EXPECT_TRUE(shows(grid, durable, 770, std::log(900.0), "o")) << outcome.out;
     EXPECT_TRUE(shows(grid, durable, 1000, std::log(durables[100]), "o")) << outcome.out;
+    const Outcome large =
+        draw({"--saves", "--ascii", run_directory("l", start() + save(1, 123456789, 23456789))});
+    EXPECT_TRUE(contains(large.out, "  1.2e+08 1.2e+08 1.2e+08   2.3e+07 2.3e+07 2.3e+07\n"))
+        << large.out;
+    const Outcome nothing =
+        draw({"--saves", "--ascii", run_directory("z", start() + save(1, 0, 0))});
+    const Grid zeros = grid_of(nothing.out);
+    const Panel stall = find_panel(zeros, "training stands still");
+    EXPECT_TRUE(shows(zeros, stall, 1, 0, "o-")) << nothing.out;
+    EXPECT_EQ(stall.y_ticks.begin()->first, 0) << nothing.out;
     const Outcome none = draw({"--saves", run_directory("n", history_of(four_epochs()))});
     EXPECT_EQ(none.code, 66);
     EXPECT_TRUE(contains(none.err, "no save has been logged yet")) << none.err;

@@ -74,7 +74,7 @@ std::string PlotFixture::run_directory(const std::string &name, const std::strin
 
 Outcome PlotFixture::plot(const std::vector<std::string> &arguments,
                           std::map<std::string, std::string> environment) {
-    environment.insert({{"LC_ALL", "C.UTF-8"}, {"COLUMNS", "80"}, {"NO_COLOR", ""}});
+    environment.insert({{"LC_ALL", "C.UTF-8"}, {"COLUMNS", "80"}, {"LINES", ""}, {"NO_COLOR", ""}});
     return run({.program = {}, .arguments = words("plot") + arguments, .environment = environment});
 }
 
