@@ -1,7 +1,7 @@
 """Cairn's files in Python: checkpoints, texts, models, history. One file, to be copied anywhere.
 
-Needs numpy, safetensors and zstandard; xxhash to verify digests; torch or keras for models; pandas where
-asked for. Nothing of Cairn itself has to be installed.
+Needs numpy and zstandard; xxhash to verify digests; torch or keras for models; pandas where asked for.
+Nothing of Cairn itself has to be installed.
 
     import cairn_io
 
@@ -15,7 +15,7 @@ asked for. Nothing of Cairn itself has to be installed.
     model = cairn_io.keras_model(checkpoint)                # keras.Model on token ids ...
     logits = model.predict(ids)[:, 0]
     model = cairn_io.keras_model(checkpoint, text=True)     # ... or on strings
-    model.export("saved_model")                             # TensorFlow's SavedModel
+    model.export("film-saved-model")                        # TensorFlow's SavedModel
 
     epochs = cairn_io.read_history("runs/imdb")             # {"epoch": [0, 1, ...], "loss": [...], ...}
 
@@ -39,7 +39,6 @@ from dataclasses import dataclass, field
 from typing import Any, Iterable, Sequence, Union
 
 import numpy as np
-import safetensors
 import zstandard
 
 try:
@@ -58,6 +57,11 @@ class CairnError(Exception):
     """Something cannot be done; the message says what, where and why."""
 
 
+def _shown(text: str) -> str:
+    """Text from a file, without anything that a terminal would act on."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class DamagedError(CairnError):
     """A file that is not what its writer wrote: cut, changed, or of an unknown version."""
 
@@ -70,12 +74,20 @@ _SPLIT = re.compile(b"[ \t\n\v\f\r]+")
 _TAG = re.compile(b"<[A-Za-z/!][^>]*>")
 
 
+def _utf8(text: str | bytes) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+    except UnicodeEncodeError as error:
+        raise CairnError(f"a text that UTF-8 cannot express: {error}") from error
+
+
 @dataclass(frozen=True)
 class Tokenizer:
     """Texts to token ids, byte for byte as Cairn and Keras' TextVectorization do it.
 
     A-Z become a-z, the 32 ASCII punctuation characters vanish (what they stood between grows together), and
-    ASCII white space separates; all other bytes stay. Tokens are bytes, because texts need not be UTF-8.
+    ASCII white space separates; all other bytes stay. Tokens are bytes, because texts need not be UTF-8; a
+    str in the vocabulary or as a text counts as its UTF-8.
     """
 
     vocabulary: Sequence[bytes]  # index order; 0 is padding (b""), 1 is unknown (b"[UNK]")
@@ -84,13 +96,13 @@ class Tokenizer:
     _ids: dict[bytes, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        ids = {token: i for i, token in enumerate(self.vocabulary) if i >= 2}
-        object.__setattr__(self, "_ids", ids)
+        words = [_utf8(word) for word in self.vocabulary]
+        object.__setattr__(self, "vocabulary", words)
+        object.__setattr__(self, "_ids", {word: i for i, word in enumerate(words) if i >= 2})
 
     def tokens(self, text: str | bytes) -> list[bytes]:
-        """The words of a text, cut at max_length. A str counts as its UTF-8."""
-        if isinstance(text, str):
-            text = text.encode("utf-8", "surrogateescape")
+        """The words of a text, cut at max_length."""
+        text = _utf8(text)
         if self.strip_html:
             end = text.rfind(b">") + 1  # behind it nothing can be a tag; looking there takes square time
             text = _TAG.sub(b" ", text[:end]) + text[end:]
@@ -115,18 +127,27 @@ class Tokenizer:
 
 # ---- checkpoints ----------------------------------------------------------------------------------------
 
-_WEIGHTS = ("embedding.weight",
-            "lstm.weight_ih_l0", "lstm.weight_hh_l0", "lstm.bias_l0",
-            "lstm.weight_ih_l0_reverse", "lstm.weight_hh_l0_reverse", "lstm.bias_l0_reverse",
-            "dense.weight", "dense.bias", "output.weight", "output.bias")
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1", "BF16": "<u2"}
+_OTHERS_DTYPES = {"I8": "i1", "I16": "<i2", "U16": "<u2", "U32": "<u4", "U64": "<u8", "BOOL": "?"}
+
+
+def _shapes(vocabulary: int, embedding: int, hidden: int, dense: int) -> dict[str, tuple[int, ...]]:
+    """The eleven arrays of the model."""
+    gates = 4 * hidden
+    lstm = {"weight_ih_l0": (gates, embedding), "weight_hh_l0": (gates, hidden), "bias_l0": (gates,)}
+    return {"embedding.weight": (vocabulary, embedding),
+            **{"lstm." + name: shape for name, shape in lstm.items()},
+            **{"lstm." + name + "_reverse": shape for name, shape in lstm.items()},
+            "dense.weight": (dense, 2 * hidden), "dense.bias": (dense,),
+            "output.weight": (1, dense), "output.bias": (1,)}
 
 
 @dataclass
 class Checkpoint:
     """What a file holds: every tensor, the metadata, and views of both that mean something.
 
-    `tensors` has them all, by the names of docs/checkpoint-format.md: weights, `adam.*`, `state.*`, ...
+    `tensors` has them all, by the names of docs/checkpoint-format.md: weights, `adam.*`, `state.*`, ... They
+    are read-only.
     """
 
     path: str
@@ -138,8 +159,9 @@ class Checkpoint:
     def step(self) -> int | None:
         """Training steps behind these weights; None where the file does not say."""
         if "state.step" in self.tensors:
-            return int(self.tensors["state.step"])
-        return int(self.metadata["step"]) if self.metadata.get("step", "").isdigit() else None
+            return self._number("state.step")
+        step = self.metadata.get("step", "")
+        return int(step) if re.fullmatch("[0-9]{1,18}", step) else None
 
     @property
     def options(self) -> dict[str, str]:
@@ -149,10 +171,28 @@ class Checkpoint:
 
     def weights(self) -> dict[str, np.ndarray]:
         """The eleven arrays of the model; CairnError when this is a checkpoint of another one."""
-        missing = [name for name in _WEIGHTS if name not in self.tensors]
-        if missing:
-            raise CairnError(f"{self.path}: not Cairn's text model: it has no tensor {missing[0]}")
-        return {name: self.tensors[name] for name in _WEIGHTS}
+        found = {}
+        for name, shape in _shapes(1, 1, 1, 1).items():
+            found[name] = value = self._weight(name)
+            if value.ndim != len(shape) or value.dtype.kind != "f":
+                raise CairnError(f"{self.path}: not Cairn's text model: {name} is {value.dtype} "
+                                 f"{list(value.shape)}; {len(shape)} dimensions of floats are expected")
+        wanted = _shapes(*found["embedding.weight"].shape, found["lstm.weight_hh_l0"].shape[1],
+                         found["dense.bias"].shape[0])
+        for name, value in found.items():
+            if value.shape != wanted[name]:
+                raise CairnError(f"{self.path}: not Cairn's text model: {name} is {list(value.shape)}; "
+                                 f"beside the others, {list(wanted[name])} is expected")
+        return found
+
+    def _weight(self, name: str) -> np.ndarray:
+        if name in self.tensors:
+            return self.tensors[name]
+        both = [self.tensors.get(name.replace("bias_", "bias_" + part)) for part in ("ih_", "hh_")]
+        if name.startswith("lstm.bias_") and all(bias is not None for bias in both):
+            if both[0].shape == both[1].shape:  # PyTorch has two biases and adds them
+                return both[0] + both[1]
+        raise CairnError(f"{self.path}: not Cairn's text model: it has no tensor {name}")
 
     def sizes(self) -> dict[str, int]:
         """vocabulary, embedding, hidden, dense: the sizes of the model."""
@@ -171,12 +211,18 @@ class Checkpoint:
 
     def tokenizer(self) -> Tokenizer:
         """The text rules of this model."""
-        return Tokenizer(self.vocabulary(), bool(self.tensors.get("text.strip_html", 0)),
-                         int(self.tensors.get("text.max_length", 0)))
+        return Tokenizer(self.vocabulary(), self._number("text.strip_html") == 1,
+                         self._number("text.max_length"))
 
     def batch(self, texts: Iterable[str | bytes]) -> tuple[np.ndarray, np.ndarray]:
         """Tokenizer.batch with the text rules of this model."""
         return self.tokenizer().batch(texts)
+
+    def _number(self, name: str) -> int:
+        value = self.tensors.get(name, np.array(0))
+        if value.shape != () or value.dtype.kind != "i" or value < 0:
+            raise CairnError(f"{self.path}: {name} is not one number from 0 on")
+        return int(value)
 
     def _lines(self, name: str) -> list[bytes]:
         if name not in self.tensors:
@@ -189,38 +235,53 @@ class Checkpoint:
         for name, tensor in self.tensors.items():
             shape = str(list(tensor.shape))
             rows.append(f"  {name:34} {str(tensor.dtype):8} {shape:14} {tensor.nbytes:,} bytes")
-        return "\n".join(rows)
+        return "\n".join(map(_shown, rows))
 
 
 def load(path: Path, verify: bool | None = None) -> Checkpoint:
-    """Read one checkpoint: .safetensors.zst of any kind, what `zstd -d` makes of it, or plain safetensors.
+    """Read one checkpoint: .safetensors.zst of any kind, what `zstd -d` makes of it, plain safetensors, or a
+    folder that `cairn export --format safetensors` wrote.
 
-    The file is treated as untrusted bytes; sizes are checked before memory is taken. `verify`: check the
-    digests (XXH3-128), by default where xxhash is installed; zstd's own checksums are always checked.
-    Raises DamagedError, CairnError.
+    The file is treated as untrusted bytes; memory is taken only for what the tensors' descriptions add up to.
+    `verify`: check the digests (XXH3-128), by default where xxhash is installed and the file has any; zstd's
+    own checksums are always checked. Raises DamagedError, CairnError.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
-        raise CairnError(f"{path} is a directory: use load_latest or load_best for a model directory")
+        if not os.path.isfile(os.path.join(path, "model.safetensors")):
+            raise CairnError(f"{path} is a directory: use load_latest or load_best for a model directory")
+        return _load_folder(path, verify)
     if verify and xxhash is None:
         raise CairnError("verify=True needs the package xxhash")
-    verify = xxhash is not None if verify is None else verify
+    data = _read(path)
+    check = verify is not False and xxhash is not None
     try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise CairnError(f"cannot read {path}: {error.strerror}") from error
-    try:
-        content = _decompress(data, verify) if data[:4] == b"\x28\xb5\x2f\xfd" else data
-        tensors, metadata, verified = _read_safetensors(content, verify)
-    except (_Damage, ValueError, KeyError, TypeError, AttributeError, struct.error, zstandard.ZstdError,
-            safetensors.SafetensorError) as error:
-        raise DamagedError(f"{path}: {error}") from error
-    return Checkpoint(path, tensors, metadata, verified)
+        compressed = data[:4] == b"\x28\xb5\x2f\xfd"
+        header, content = _read_compressed(data, check) if compressed else _read_plain(data)
+        tensors = header.tensors(content, check)
+    except (_Damage, ValueError, RecursionError, struct.error, zstandard.ZstdError) as error:
+        raise DamagedError(f"{path}: {_shown(str(error))}") from error
+    except _Unknown as error:
+        raise CairnError(f"{path}: {_shown(str(error))}") from error
+    if verify and not header.has_digests:
+        raise CairnError(f"{path}: verify=True, but it has no digests")
+    return Checkpoint(path, tensors, header.metadata, verified=check and header.has_digests)
 
 
 class _Damage(Exception):
     pass
+
+
+class _Unknown(Exception):
+    pass
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise CairnError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _require(condition: bool, reason: str) -> None:
@@ -228,8 +289,83 @@ def _require(condition: bool, reason: str) -> None:
         raise _Damage(reason)
 
 
-def _decompress(data: bytes, verify: bool) -> bytes:
-    """The safetensors file in a checkpoint: n zstd frames, a frame with a digest, a seek table."""
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _require(len(dict(pairs)) == len(pairs), "a name appears twice in its JSON")
+    return dict(pairs)
+
+
+class _Header:
+    """The JSON of a safetensors file: where every tensor lies in the `data_bytes` bytes behind it."""
+
+    def __init__(self, text: bytes, is_checkpoint: bool) -> None:
+        document = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+        _require(isinstance(document, dict), "its JSON is no object")
+        self.metadata = document.pop("__metadata__", {})
+        _require(isinstance(self.metadata, dict)
+                 and all(isinstance(value, str) for value in self.metadata.values()),
+                 "its metadata are not strings")
+        version = self.metadata.pop("format_version", None)
+        _require(version is not None or not is_checkpoint, "its metadata lack format_version")
+        _require(version in (None, "1"), f"format version {version}; this reader knows version 1")
+        self.has_digests = version is not None
+        self._digests = {name: self.metadata.pop("digest." + name) for name in document
+                         if "digest." + name in self.metadata}
+        if self.has_digests:
+            missing = [name for name in document if name not in self._digests]
+            _require(not missing, f"tensor {missing[:1]} has no digest")
+            surplus = [name for name in self.metadata if name.startswith("digest.")]
+            _require(not surplus, f"{surplus[:1]} in its metadata is of no tensor")
+        self._places = [self._place(name, info, is_checkpoint) for name, info in document.items()]
+        at = 0
+        for begin, end, name, _, _ in sorted(self._places):
+            _require(begin == at, f"tensor {name} does not begin where the one before it ends")
+            at = end
+        self.data_bytes = at
+
+    @staticmethod
+    def _place(name: str, info: Any, is_checkpoint: bool) -> tuple[int, int, str, str, list[int]]:
+        _require(isinstance(info, dict) and info.keys() == {"dtype", "shape", "data_offsets"},
+                 f"tensor {name} is not described by dtype, shape and data_offsets")
+        dtype, shape, offsets = info["dtype"], info["shape"], info["data_offsets"]
+        _require(isinstance(dtype, str) and isinstance(shape, list) and isinstance(offsets, list)
+                 and all(type(number) is int and number >= 0 for number in shape + offsets)
+                 and len(offsets) == 2, f"tensor {name}: a bad description")
+        if dtype not in (_DTYPES if is_checkpoint else {**_DTYPES, **_OTHERS_DTYPES}):
+            raise _Unknown(f"tensor {name}: this reader does not know the type {dtype}")
+        size = np.dtype(_DTYPES.get(dtype) or _OTHERS_DTYPES[dtype]).itemsize
+        _require(offsets[1] - offsets[0] == size * math.prod(shape), f"tensor {name}: a bad place")
+        return offsets[0], offsets[1], name, dtype, shape
+
+    def tensors(self, content: bytes | bytearray | memoryview, verify: bool) -> dict[str, np.ndarray]:
+        found = {}
+        for begin, end, name, dtype, shape in sorted(self._places, key=lambda place: place[2]):
+            if verify and name in self._digests:
+                digest = xxhash.xxh3_128_hexdigest(memoryview(content)[begin:end])
+                _require(digest == self._digests[name], f"tensor {name} is not what its digest says")
+            array = np.ndarray(shape, _DTYPES.get(dtype) or _OTHERS_DTYPES[dtype], content, begin)
+            if dtype == "BF16":  # numpy has none: the upper half of an F32
+                array = (array.astype(np.uint32) << 16).view(np.float32)
+            found[name] = array if array.flags.aligned else array.copy()
+            found[name].flags.writeable = False
+        return found
+
+
+def _read_plain(data: bytes) -> tuple[_Header, memoryview]:
+    _require(len(data) >= 8, "cut off, or not a checkpoint")
+    (length,) = struct.unpack_from("<Q", data)
+    _require(length <= len(data) - 8 and data[8:9] == b"{", "cut off, or not a checkpoint")
+    header = _Header(data[8 : 8 + length], is_checkpoint=False)
+    content = memoryview(data)[8 + length :]
+    _require(len(content) == header.data_bytes, f"it holds {len(content)} bytes of tensors and describes "
+             f"{header.data_bytes}")
+    return header, content
+
+
+_PIECE = 4 << 20  # bytes of tensors in a frame
+
+
+def _read_compressed(data: bytes, verify: bool) -> tuple[_Header, bytearray]:
+    """A checkpoint: a zstd frame with the JSON, n with the tensors, a frame with a digest, a seek table."""
     _require(len(data) >= 17, "cut off")
     count, descriptor, magic = struct.unpack("<IBI", data[-9:])
     _require((descriptor, magic) == (0x80, 0x8F92EAB1), "no seek table at its end: cut off, or no checkpoint")
@@ -243,45 +379,60 @@ def _decompress(data: bytes, verify: bool) -> bytes:
     if verify:
         _require(xxhash.xxh3_128_digest(memoryview(data)[:end]) == data[end + 8 : table],
                  "its digest is not that of its bytes")
-    parts, at = [], 0
-    for i, (frame_bytes, content_bytes, checksum) in enumerate(entries[:-1]):
-        frame = data[at : at + frame_bytes]
-        at += frame_bytes
-        limit = (1 << 20) + 8 if i == 0 else 4 << 20
-        _require(content_bytes <= limit and frame[-4:] == struct.pack("<I", checksum)
-                 and zstandard.get_frame_parameters(frame).content_size == content_bytes, f"bad frame {i}")
-        parts.append(zstandard.ZstdDecompressor().decompress(frame, max_output_size=content_bytes))
-        _require(len(parts[-1]) == content_bytes, f"bad frame {i}")
-    return b"".join(parts)
+    _require(8 <= entries[0][1] <= 8 + (1 << 20), "bad frame 0")
+    text = _frame(data, 0, 0, entries[0])
+    _require(struct.unpack_from("<Q", text) == (len(text) - 8,) and text[8:9] == b"{", "bad frame 0")
+    header = _Header(text[8:], is_checkpoint=True)
+    # Only the sizes that the JSON adds up to are believed.
+    _require(header.data_bytes <= 1 << 36, "more tensors than the format allows")
+    pieces = [min(_PIECE, header.data_bytes - at) for at in range(0, header.data_bytes, _PIECE)]
+    _require(pieces == [entry[1] for entry in entries[1:-1]]
+             and all(entry[1] <= 32768 * entry[0] for entry in entries[1:-1]),  # zstd cannot do more
+             "its frames are not those of its tensors")
+    content = bytearray(header.data_bytes)
+    at = entries[0][0]
+    for i, entry in enumerate(entries[1:-1]):
+        content[i * _PIECE : i * _PIECE + entry[1]] = _frame(data, i + 1, at, entry)
+        at += entry[0]
+    return header, content
 
 
-def _read_safetensors(content: bytes, verify: bool) -> tuple[dict[str, np.ndarray], dict[str, str], bool]:
-    _require(len(content) >= 8, "cut off, or not a checkpoint")
-    (length,) = struct.unpack_from("<Q", content)
-    _require(length <= len(content) - 8, "cut off, or not a checkpoint")
-    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    version = metadata.pop("format_version", None)
-    _require(version in (None, "1"), f"format version {version}; this reader knows version 1")
-    tensors, verified = {}, verify and version is not None
-    for name, info in sorted(safetensors.deserialize(content)):
-        digest = metadata.pop("digest." + name, None)
-        _require(digest is not None or version is None, f"tensor {name} has no digest")
-        if verify and digest is not None:
-            found = xxhash.xxh3_128_hexdigest(info["data"])
-            _require(found == digest, f"tensor {name} is not what its digest says")
-        tensors[name] = _to_array(name, info)
-    return tensors, metadata, verified
+def _frame(data: bytes, number: int, at: int, entry: tuple[int, int, int]) -> bytes:
+    """The content of a zstd frame, which is exactly what its entry in the seek table says."""
+    frame_bytes, content_bytes, checksum = entry
+    frame = data[at : at + frame_bytes]
+    about = zstandard.get_frame_parameters(frame)
+    _require(about.content_size == content_bytes and about.has_checksum and about.dict_id == 0
+             and about.window_size <= 1 << 23 and frame[-4:] == struct.pack("<I", checksum),
+             f"bad frame {number}")
+    return zstandard.ZstdDecompressor().decompress(frame, content_bytes, allow_extra_data=False)
 
 
-def _to_array(name: str, info: dict[str, Any]) -> np.ndarray:
-    _require(info["dtype"] in _DTYPES, f"tensor {name}: this reader does not know the type {info['dtype']}")
-    array = np.frombuffer(bytes(info["data"]), dtype=_DTYPES[info["dtype"]]).reshape(info["shape"])
-    if info["dtype"] == "BF16":  # numpy has none: the upper half of an F32
-        array = (array.astype(np.uint32) << 16).view(np.float32)
-    return array
+def _load_folder(path: str, verify: bool | None) -> Checkpoint:
+    """model.safetensors with what lies beside it under the names that it has in a checkpoint."""
+    checkpoint = load(os.path.join(path, "model.safetensors"), verify)
+    checkpoint.path = path
+    words = _read(os.path.join(path, "vocab.txt"))
+    rows = checkpoint.sizes()["vocabulary"]
+    if words.count(b"\n") != rows or not words.endswith(b"\n"):
+        raise CairnError(f"{path}: vocab.txt does not have {rows} lines, one for each row of the embedding")
+    try:
+        config = json.loads(_read(os.path.join(path, "config.json")))
+        rules, labels = config["text"], [config["id2label"][i] for i in ("0", "1")]
+        numbers = {"text.strip_html": int(rules["strip_html"]), "text.max_length": int(rules["max_length"])}
+        if "step" in config:
+            checkpoint.metadata["step"] = str(config["step"])
+        lines = {"vocabulary": words, "text.label_names": "".join(label + "\n" for label in labels).encode()}
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError) as error:
+        raise CairnError(f"{path}: config.json is not as Cairn writes it: {_shown(repr(error))}") from error
+    checkpoint.tensors.update({name: np.frombuffer(value, np.uint8) for name, value in lines.items()})
+    checkpoint.tensors.update({name: np.array(value) for name, value in numbers.items()})
+    return checkpoint
 
 
 # ---- model directories ----------------------------------------------------------------------------------
+
+_ROUNDS = 20  # listings of a directory that changes meanwhile
 
 
 def list_checkpoints(model_dir: Path) -> list[tuple[int, pathlib.Path]]:
@@ -290,19 +441,26 @@ def list_checkpoints(model_dir: Path) -> list[tuple[int, pathlib.Path]]:
     if not directory.is_dir():
         raise CairnError(f"{directory} is not a directory")
     found = []
-    for path in directory.iterdir():
-        match = re.fullmatch(r"model\.ckpt-(\d+)\.safetensors\.zst", path.name)
-        if match and path.is_file():
-            found.append((int(match[1]), path))
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            match = re.fullmatch(r"model\.ckpt-([0-9]{1,18})\.safetensors\.zst", entry.name)
+            if match and entry.is_file():
+                found.append((int(match[1]), directory / entry.name))
     return sorted(found)
+
+
+def _list_some(model_dir: Path) -> list[tuple[int, pathlib.Path]]:
+    # While a run replaces its only checkpoint, a listing may come too late for one, too early for the other.
+    for _ in range(_ROUNDS):
+        found = list_checkpoints(model_dir)
+        if found:
+            return found
+    raise CairnError(f"no checkpoint (model.ckpt-*.safetensors.zst) in {os.fspath(model_dir)}")
 
 
 def latest(model_dir: Path) -> pathlib.Path:
     """The checkpoint with the highest step. Not opened: load_latest also passes over damaged ones."""
-    found = list_checkpoints(model_dir)
-    if not found:
-        raise CairnError(f"no checkpoint (model.ckpt-*.safetensors.zst) in {os.fspath(model_dir)}")
-    return found[-1][1]
+    return _list_some(model_dir)[-1][1]
 
 
 def best(model_dir: Path) -> pathlib.Path:
@@ -314,14 +472,27 @@ def best(model_dir: Path) -> pathlib.Path:
 
 
 def load_latest(model_dir: Path, verify: bool | None = None) -> Checkpoint:
-    """The newest checkpoint that is whole; damaged newer ones are named in warnings, as Cairn does."""
-    latest(model_dir)
-    for _, path in reversed(list_checkpoints(model_dir)):
+    """The newest checkpoint that is whole; damaged newer ones are named in warnings, as Cairn does.
+
+    A run may go on beside it: when it deletes a checkpoint that was listed, there is a newer one.
+    """
+    damaged = set()
+    for _ in range(_ROUNDS):
         try:
-            return load(path, verify)
-        except DamagedError as error:
-            warnings.warn(f"passed over, damaged: {error}", stacklevel=2)
-    raise DamagedError(f"every checkpoint in {os.fspath(model_dir)} is damaged")
+            for _, path in reversed(_list_some(model_dir)):
+                if path in damaged:
+                    continue
+                try:
+                    return load(path, verify)
+                except DamagedError as error:
+                    damaged.add(path)
+                    warnings.warn(f"passed over, damaged: {error}", stacklevel=2)
+        except CairnError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+        else:
+            raise DamagedError(f"every checkpoint in {os.fspath(model_dir)} is damaged")
+    raise CairnError(f"the checkpoints in {os.fspath(model_dir)} are deleted faster than they can be read")
 
 
 def load_best(model_dir: Path, verify: bool | None = None) -> Checkpoint:
@@ -337,19 +508,20 @@ def read_history(path: Path, event: str = "epoch", pandas: bool = False) -> Any:
 
     `path`: a model directory, its history.jsonl, or its history.csv (epochs only). `event`: which lines of
     history.jsonl: "epoch", "step", "save", "start", "end". Numbers that a line lacks are NaN; columns that
-    are not numbers are lists of objects. A last line that is still being written is left out.
+    are not numbers are lists of objects (None where a line lacks one). A last line that is still being
+    written is left out.
     """
     path = pathlib.Path(path)
     path = path / "history.jsonl" if path.is_dir() else path
+    data = _read(os.fspath(path))
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CairnError(f"cannot read {path}: {error.strerror}") from error
-    text = text[: text.rfind("\n") + 1]
+        text = data[: data.rfind(b"\n") + 1].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CairnError(f"{path}: not UTF-8: {error}") from error
     if path.suffix == ".csv":
         if event != "epoch":
             raise CairnError(f"{path} has epochs only; {event!r} lines are in history.jsonl")
-        rows: list[dict[str, Any]] = [dict(row) for row in csv.DictReader(text.splitlines())]
+        rows = _csv_rows(path, text)
     else:
         rows = [row for row in _json_lines(path, text) if row.pop("event", None) == event]
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -361,25 +533,45 @@ def read_history(path: Path, event: str = "epoch", pandas: bool = False) -> Any:
     return table
 
 
+def _csv_rows(path: pathlib.Path, text: str) -> list[dict[str, Any]]:
+    def value(field: str) -> Any:
+        try:
+            return int(field) if re.fullmatch("-?[0-9]{1,18}", field) else float(field) if field else None
+        except ValueError:
+            return field
+
+    try:
+        names, *lines = list(csv.reader(text.split("\n")[:-1])) or [[]]
+    except csv.Error as error:
+        raise CairnError(f"{path}: {error}") from error
+    return [dict(zip(names, map(value, line))) for line in lines]
+
+
 def _json_lines(path: pathlib.Path, text: str) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n")[:-1], 1):  # splitlines() would cut inside of strings, too
         try:
-            rows.append(dict(json.loads(line)))
-        except (ValueError, TypeError) as error:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
             raise CairnError(f"{path}:{number}: expected a JSON object: {error}") from error
+        if not isinstance(row, dict):
+            raise CairnError(f"{path}:{number}: expected a JSON object")
+        rows.append(row)
     return rows
 
 
 def _column(values: list[Any]) -> Any:
-    """Numbers ("nan" and "inf" as Cairn writes them, too) as an array, anything else as it is."""
-    try:
-        floats = [math.nan if value is None or value == "" else float(value) for value in values]
-    except (TypeError, ValueError):
+    """Numbers ("nan", "inf" and "-inf" as Cairn writes them, too) as an array, anything else as it is."""
+    numbers = [float(value) if value in ("nan", "inf", "-inf") else value for value in values]
+    kinds = {type(number) for number in numbers}
+    if kinds == {int} and all(abs(number) < 2**63 for number in numbers):
+        return np.array(numbers, dtype=np.int64)
+    if not kinds <= {int, float, type(None)} or kinds == {type(None)}:
         return values
-    whole = all(abs(value) < 2**53 and value.is_integer() and "." not in str(text)
-                for value, text in zip(floats, values))
-    return np.array(floats).astype(np.int64) if whole else np.array(floats)
+    try:
+        return np.array([math.nan if number is None else float(number) for number in numbers])
+    except OverflowError:  # an integer beyond any float
+        return values
 
 
 # ---- PyTorch --------------------------------------------------------------------------------------------
@@ -441,7 +633,8 @@ def keras_model(checkpoint: Checkpoint, text: bool = False) -> Any:
 
     Ids are padded with 0 behind each text, which the embedding masks; a row of zeros only has zero states,
     as in Cairn. `text` needs the TensorFlow backend. With the checkpoint's --strip-html the text layer has a
-    function of ours: export the model (model.export) rather than saving it as .keras.
+    function of ours: export the model (model.export) rather than saving it as .keras. Strings go in as a
+    tf.constant, to predict() as well.
     """
     from keras import Input, Sequential, layers
 
@@ -467,8 +660,13 @@ def _text_layer(checkpoint: Checkpoint) -> Any:
     from keras import layers
 
     tokenizer = checkpoint.tokenizer()
+    words, size = tokenizer.vocabulary, checkpoint.sizes()["vocabulary"]
+    if len(words) != size or len(set(words)) != size or size < 3:
+        raise CairnError(f"{checkpoint.path}: Keras needs a vocabulary with at least one word, and a "
+                         f"different one for each of the {size} rows of the embedding; this one has "
+                         f"{len(words)} entries, {len(set(words))} different ones")
     try:
-        vocabulary = [token.decode("utf-8") for token in tokenizer.vocabulary]
+        vocabulary = [word.decode("utf-8") for word in words]
     except UnicodeDecodeError as error:
         raise CairnError(f"{checkpoint.path}: Keras needs a vocabulary in UTF-8: {error}") from error
     standardize: Any = _strip_html_then_standardize if tokenizer.strip_html else "lower_and_strip_punctuation"
@@ -488,17 +686,34 @@ def _strip_html_then_standardize(texts: Any) -> Any:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """List the checkpoint named on the command line. Exit code 65 when it is damaged, 2 for wrong usage."""
+    """List the checkpoint named on the command line. Exit codes: 0; 2 wrong usage, 65 damaged, 66 not there,
+    74 cannot be printed, 141 nobody reads on."""
+    help_wanted = list(arguments) in (["-h"], ["--help"])
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: cairn_io.py FILE | MODEL_DIRECTORY", file=sys.stderr)
-        return 2
+        print("usage: cairn_io.py FILE | MODEL_DIRECTORY", file=sys.stdout if help_wanted else sys.stderr)
+        return 0 if help_wanted else 2
+    path = arguments[0]
+    exported = os.path.isfile(os.path.join(path, "model.safetensors"))
     try:
-        print(load_latest(arguments[0]) if os.path.isdir(arguments[0]) else load(arguments[0]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = lambda message, *_: print(f"warning: {_shown(str(message))}",
+                                                             file=sys.stderr)
+            checkpoint = load_latest(path) if os.path.isdir(path) and not exported else load(path)
+        print(checkpoint, flush=True)
     except CairnError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_shown(str(error))}", file=sys.stderr)
         return 65 if isinstance(error, DamagedError) else 66
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left there is lost, quietly
+        if isinstance(error, BrokenPipeError):
+            return 141
+        print(f"error: cannot print: {error.strerror}", file=sys.stderr)
+        return 74
     return 0
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a locale may lack characters that a file has
     sys.exit(main(sys.argv[1:]))

@@ -9,8 +9,8 @@
 #
 #     python python/tutorial.py
 #
-# It needs `pip install numpy safetensors zstandard xxhash keras tensorflow`, and shows more with
-# `matplotlib` and `torch`. Four variables of the environment change what it does: CAIRN (the program,
+# It needs `pip install numpy zstandard xxhash keras tensorflow`, and shows more with `matplotlib` and
+# `torch`. Four variables of the environment change what it does: CAIRN (the program,
 # `build/cairn`), DATA (`demo`, a corpus that the program makes up; or the path of `aclImdb`), MODEL_DIR and
 # LEARNING_RATE.
 
@@ -25,7 +25,11 @@ import tempfile
 
 import numpy as np
 
-HERE = pathlib.Path(__file__).resolve().parent
+# The folder of cairn_io.py: this script's own. A notebook does not know its file, so it is looked for from
+# the working directory upwards.
+START = pathlib.Path(globals().get("__file__", "tutorial.py")).resolve().parent
+HERE = next((place for folder in [START, *START.parents] for place in [folder, folder / "python"]
+             if (place / "cairn_io.py").is_file()), START)
 sys.path.insert(0, str(HERE))
 import cairn_io
 
@@ -161,7 +165,7 @@ tuned.fit(tf.constant(texts[:3]), np.array([1.0, 0.0, 1.0]), epochs=1, verbose=0
 # code. `cairn export --format keras` writes Keras' own archive without Python.
 
 # %%
-saved_model = MODEL_DIR / "saved_model"
+saved_model = MODEL_DIR / "film-saved-model"
 model.export(saved_model, verbose=False)
 served = tf.saved_model.load(str(saved_model))
 logits = served.signatures["serving_default"](texts=tf.constant(texts))["output_0"].numpy()[:, 0]

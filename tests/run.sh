@@ -9,6 +9,7 @@
 # Installs what is missing (as root or with sudo; says what), builds below build-test*/, and ends with
 # one line "N passed, N failed, N skipped" over all configurations. Exit code 0 when nothing failed.
 # With CI=true a skipped test is a failure unless its name contains `gpu`.
+# The first run without --fast downloads PyTorch, TensorFlow and others from PyPI into .venv: 7 GB of disk.
 # CAIRN_GOLDEN_DIR names the golden cases (default ../shared/golden).
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -36,7 +37,7 @@ passed=0 failed=0 skipped=0
 timings=()
 results=$(mktemp -d)
 frameworks_pid= # the background installation, see start_frameworks
-trap '[ -z "$frameworks_pid" ] || kill "$frameworks_pid" 2>/dev/null; rm -rf "$results"' EXIT
+trap '[ -z "$frameworks_pid" ] || kill -- "-$frameworks_pid" 2>/dev/null; rm -rf "$results"' EXIT
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -69,22 +70,44 @@ has_cuda_toolkit() {
     command -v nvcc >/dev/null 2>&1 || [ -x "${CUDA_PATH:-/usr/local/cuda}/bin/nvcc" ]
 }
 
+# is_installed LIST...: each list of packages was installed whole, as it reads now.
+is_installed() {
+    local list
+    for list in "$@"; do
+        [ "$(cat ".venv/${list##*/}.sha256" 2>/dev/null)" = "$(sha256sum <"$list")" ] || return 1
+    done
+}
+
+# install LIST...: into .venv, all at once, or, where that fails, one by one, so that a package without a wheel
+# for this machine does not take the others with it. What is installed whole is noted for is_installed.
+install() {
+    local list line whole
+    local pip=(.venv/bin/python -m pip install -q --disable-pip-version-check)
+    "${pip[@]}" "${@/#/-r}" && whole=1 || whole=0
+    for list in "$@"; do
+        [ "$whole" -eq 1 ] || while read -r line; do
+            case "$line" in '' | '#'*) ;; *) "${pip[@]}" "$line" </dev/null ;; esac
+        done <"$list"
+        [ "$whole" -eq 0 ] || sha256sum <"$list" >".venv/${list##*/}.sha256"
+    done
+    [ "$whole" -eq 1 ]
+}
+
 # A virtual environment with the safetensors package, an independent reader of our checkpoints; and
 # with the disassemblers of bench/sass_report where there is something to disassemble.
 prepare_python() {
-    local python=$PWD/.venv/bin/python lists=(-r tests/requirements.txt)
+    local python=$PWD/.venv/bin/python lists=(tests/requirements.txt)
     local needed="import numpy, safetensors, xxhash, zstandard"
-    local probe=$needed
     if [ "$fast" -eq 0 ] && has_cuda_toolkit; then
-        lists+=(-r tests/requirements-cuda.txt)
-        probe+="; from importlib.metadata import version"
-        probe+="; version('nvidia-cuda-cuobjdump'); version('nvidia-cuda-nvdisasm')"
+        lists+=(tests/requirements-cuda.txt)
     fi
-    if ! "$python" -c "$probe" >/dev/null 2>&1; then
-        say "Making .venv with the packages of ${lists[*]//-r/}"
-        { [ -x "$python" ] || python3 -m venv .venv; } >"$results/venv.log" 2>&1 </dev/null &&
-            "$python" -m pip install -q --disable-pip-version-check "${lists[@]}" \
-                >>"$results/venv.log" 2>&1 </dev/null
+    if ! "$python" -c "$needed" >/dev/null 2>&1 || ! is_installed "${lists[@]}"; then
+        say "Making .venv with the packages of ${lists[*]}"
+        {
+            # Without a Python that works, what is noted there is not true.
+            "$python" -c "" || { rm -f .venv/*.sha256 && python3 -m venv .venv; }
+            install "${lists[@]}"
+        } >"$results/venv.log" 2>&1 </dev/null
     fi
     if "$python" -c "$needed" >/dev/null 2>&1; then
         export CAIRN_PYTHON=$python
@@ -95,33 +118,22 @@ prepare_python() {
 }
 
 # PyTorch, TensorFlow and the like are large: they are installed while the first configuration builds, and
-# waited for before its tests. Each is there when its own metadata is, which pip writes last.
+# waited for before its tests.
 frameworks_list=tests/requirements-frameworks.txt
 
-has_frameworks() {
-    "$CAIRN_PYTHON" - "$frameworks_list" <<'EOF' >/dev/null 2>&1
-import importlib.metadata, platform, re, sys
-for line in open(sys.argv[1]):
-    name, _, condition = line.strip().partition(";")
-    if name and name[0] != "#" and eval(condition or "True", {"platform_machine": platform.machine()}):
-        importlib.metadata.version(re.match(r"[\w-]+", name)[0])
-EOF
-}
-
 start_frameworks() {
-    if [ "$fast" -ne 0 ] || [ -z "${CAIRN_PYTHON:-}" ] || has_frameworks; then
+    if [ "$fast" -ne 0 ] || [ -z "${CAIRN_PYTHON:-}" ] || is_installed "$frameworks_list"; then
         return
     fi
-    echo "installing the packages of $frameworks_list in the background"
+    echo "installing the packages of $frameworks_list in the background (up to 7 GB from PyPI)"
+    set -m # a process group of its own, to end pip with it
     {
-        trap 'kill "$!"' TERM
         begin=$SECONDS
-        "$CAIRN_PYTHON" -m pip install -q --disable-pip-version-check -r tests/requirements.txt \
-            -r "$frameworks_list" &
-        wait "$!" &&
+        install tests/requirements.txt "$frameworks_list" &&
             echo $((SECONDS - begin)) >"$results/frameworks.seconds"
     } >"$results/frameworks.log" 2>&1 </dev/null &
     frameworks_pid=$!
+    set +m
 }
 
 wait_frameworks() {
@@ -131,8 +143,8 @@ wait_frameworks() {
     if [ -s "$results/frameworks.seconds" ]; then
         note_time "beside the build: packages of $frameworks_list" "$(cat "$results/frameworks.seconds")"
     else
-        tail -n 5 "$results/frameworks.log" >&2
-        echo "warning: $frameworks_list cannot be installed; tests that need it will be skipped" >&2
+        grep -i '^error' "$results/frameworks.log" | tail -n 5 >&2
+        echo "warning: not all of $frameworks_list can be installed; tests that need it will be skipped" >&2
     fi
 }
 

@@ -38,6 +38,7 @@ def check(cairn, work):
     checkpoint = cairn_io.load_best(work / "default")
     assert texts[0] == "" and checkpoint.sizes()["hidden"] == 64
     check_torch(checkpoint, texts, wanted)
-    train(cairn, work / "rules", "--steps", 300, "--learning-rate", 0.003, "--strip-html", "--max-length", 40)
+    train(cairn, work / "rules", "--steps", 300, "--learning-rate", 0.003, "--strip-html", "--max-length", 40,
+          "--embedding-size", 6, "--hidden-size", 5, "--dense-size", 7)
     wanted = predict(cairn, texts, "--model-dir", work / "rules")
     check_torch(cairn_io.load_latest(work / "rules"), texts, wanted)
