@@ -1,17 +1,16 @@
 /* cmd_export.c - a checkpoint's weights, vocabulary and text rules in the formats of others. */
-#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "host/base/text.h"
 #include "host/cmd.h"
+#include "host/export_output.h"
 #include "host/loading.h"
 #include "io/export.h"
-#include "io/store.h"
 
 /* ---- where to -------------------------------------------------------------------------------- */
 
@@ -23,66 +22,33 @@ static const char *format_name(enum export_format format) {
     return names[format];
 }
 
+/* A path for a message. */
+struct shown {
+    char text[400];
+};
+
+static struct shown show(const char *path) {
+    struct shown shown;
+    text_escape(path, strlen(path), shown.text, sizeof shown.text);
+    return shown;
+}
+
 static bool ends_with(const char *text, const char *ending) {
     size_t size = strlen(text), tail = strlen(ending);
     return size >= tail && strcmp(text + size - tail, ending) == 0;
 }
 
-/* A name that a model directory uses for a whole training state: an export there would take the
- * optimiser state and the run's position away. */
-static bool names_training_state(const char *path) {
-    char directory[FILE_PATH_CAPACITY];
-    uint64_t step;
-    const char *name = file_split_path(path, directory, sizeof directory);
-    return name != NULL && (store_parse_name(name, &step) || strcmp(name, STORE_BEST_FILE) == 0);
-}
-
-static bool same_file(const char *left, const char *right) {
-    struct stat a, b;
-    return stat(left, &a) == 0 && stat(right, &b) == 0 && a.st_dev == b.st_dev &&
-           a.st_ino == b.st_ino;
-}
-
-/* What is there already may be replaced only by its own kind. */
-static enum status check_kind(const char *path, bool folder, const char *format,
-                              struct error *err) {
-    struct file_stat info;
-    int result = file_posix.stat(file_posix.context, path, &info);
-    if (result == -ENOENT) {
-        return STATUS_OK;
-    }
-    char reason[256];
-    CHECK(result >= 0, err, STATUS_OUTPUT, "--output %s: %s", path,
-          file_errno_text(result, reason, sizeof reason));
-    if (folder) {
-        CHECK(info.is_directory, err, STATUS_OUTPUT,
-              "--output %s is a file, and --format %s writes a folder (model.safetensors, "
-              "config.json, vocab.txt, README.md): name another path",
-              path, format);
-        return STATUS_OK;
-    }
-    CHECK(!info.is_directory, err, STATUS_OUTPUT,
-          "--output %s is a directory, and --format %s writes one file: name a file, in it or "
-          "elsewhere",
-          path, format);
-    CHECK(info.is_regular, err, STATUS_OUTPUT, "--output %s is not a regular file: name another",
-          path);
-    return STATUS_OK;
+static bool writes_folder(const struct options *options) {
+    return options->export_format == EXPORT_SAFETENSORS;
 }
 
 static enum status check_output(const struct options *options, struct error *err) {
-    bool folder = options->export_format == EXPORT_SAFETENSORS;
-    const char *path = options->output, *format = format_name(options->export_format);
-    CHECK(!folder || !ends_with(path, ".safetensors"), err, STATUS_USAGE,
+    bool folder = writes_folder(options);
+    CHECK(!folder || !ends_with(options->output, ".safetensors"), err, STATUS_USAGE,
           "--output %s: --format safetensors writes a folder (model.safetensors in it, with "
           "config.json, vocab.txt, README.md): name the folder",
-          path);
-    CHECK(!names_training_state(path), err, STATUS_OUTPUT,
-          "--output %s has the name of a checkpoint of a model directory, which holds more than is "
-          "exported (optimiser state, position): choose another name",
-          path);
-    TRY(check_kind(path, folder, format, err));
-    return STATUS_OK;
+          show(options->output).text);
+    return export_output_check(options->output, folder, format_name(options->export_format), err);
 }
 
 /* ---- what ---------------------------------------------------------------------------------- */
@@ -127,7 +93,7 @@ static enum status check_finite(const struct tensor_view *tensor, const char *pa
     for (uint64_t i = 0; i < elements; i++) {
         CHECK(isfinite(values[i]), err, STATUS_NONFINITE,
               "%s: element %" PRIu64 " of tensor %s is not finite; such a model is not exported",
-              path, i, tensor->name);
+              show(path).text, i, tensor->name);
     }
     return STATUS_OK;
 }
@@ -159,6 +125,7 @@ static struct export_model describe(const struct loaded *loaded, const struct ex
         .max_length = loaded->rules.max_length,
         .label_names = {loaded->rules.label_names[0], loaded->rules.label_names[1]},
         .step = loaded->step,
+        .has_step = loaded->has_step,
     };
 }
 
@@ -186,18 +153,19 @@ static enum status write_output(const struct options *options, const struct expo
     struct file_stat info;
     bool was_there = file_posix.stat(file_posix.context, options->output, &info) >= 0;
     enum status status = write_format(options, model, err);
-    if (status != STATUS_OK && !was_there && options->export_format == EXPORT_SAFETENSORS) {
+    if (status != STATUS_OK && !was_there && writes_folder(options)) {
         rmdir(options->output);
     }
     return status;
 }
 
 static void report(const struct options *options, const struct loaded *loaded) {
-    fprintf(stderr, "Exported %s", loaded->path);
+    fprintf(stderr, "Exported %s", show(loaded->path).text);
     if (loaded->has_step) {
         fprintf(stderr, " (step %" PRIu64 ")", loaded->step);
     }
-    fprintf(stderr, " as %s: %s\n", format_name(options->export_format), options->output);
+    fprintf(stderr, " as %s: %s\n", format_name(options->export_format),
+            show(options->output).text);
     if (loaded->has_step && loaded->step == 0) {
         fprintf(stderr, "Warning: this checkpoint was saved before the first step: its weights are "
                         "not trained\n");
@@ -206,8 +174,7 @@ static void report(const struct options *options, const struct loaded *loaded) {
 
 static enum status export_loaded(const struct options *options, const struct loaded *loaded,
                                  struct error *err) {
-    CHECK(!same_file(options->output, loaded->path), err, STATUS_OUTPUT,
-          "--output %s is the very file that is exported: choose another name", options->output);
+    TRY(export_output_check_source(options->output, writes_folder(options), loaded->path, err));
     struct exported exported = {0};
     enum status status = find_weights(loaded, &exported, err);
     if (status == STATUS_OK) {

@@ -175,6 +175,51 @@ static void warn_of_learned_words(struct train *train) {
     }
 }
 
+static bool init_from_has(const struct train *train, const char *name) {
+    return tensor_find(train->init_from->tensors, train->init_from->tensor_count, name) != NULL;
+}
+
+static void warn_of_other_labels(struct train *train, const struct text_rules *theirs,
+                                 const char *path) {
+    const struct text_rules *ours = &train->rules;
+    char shown[2][4 * DATASET_LABEL_CAPACITY];
+    bool same = true;
+    for (int i = 0; i < 2; i++) {
+        const char *name = theirs->label_names[i];
+        same = same && strcmp(name, ours->label_names[i]) == 0;
+        text_escape(name, strlen(name), shown[i], sizeof shown[i]);
+    }
+    if (!same && init_from_has(train, TENSOR_LABEL_NAMES)) {
+        progress_warning(&train->progress,
+                         "--init-from %s calls its classes '%s' and '%s', the data '%s' and '%s', "
+                         "which this run keeps",
+                         path, shown[0], shown[1], ours->label_names[0], ours->label_names[1]);
+    }
+}
+
+/* The run's own rules and names count; weights that were trained under others go on, but not in
+ * silence. */
+static void warn_of_other_rules(struct train *train) {
+    const struct text_rules *ours = &train->rules;
+    const char *init_from = train->options.init_from;
+    char path[400];
+    text_escape(init_from, strlen(init_from), path, sizeof path);
+    struct text_rules theirs;
+    loading_read_rules(train->init_from, &theirs);
+    if (init_from_has(train, TENSOR_STRIP_HTML) && theirs.strip_html != ours->strip_html) {
+        progress_warning(&train->progress,
+                         "--init-from %s was trained with --strip-html %s, this run has %s", path,
+                         theirs.strip_html ? "on" : "off", ours->strip_html ? "on" : "off");
+    }
+    if (init_from_has(train, TENSOR_MAX_LENGTH) && theirs.max_length != ours->max_length) {
+        progress_warning(&train->progress,
+                         "--init-from %s was trained with --max-length %" PRIu64
+                         ", this run has %" PRIu64 " (0: all tokens)",
+                         path, theirs.max_length, ours->max_length);
+    }
+    warn_of_other_labels(train, &theirs, path);
+}
+
 static enum status load_data(struct train *train, struct error *err) {
     const struct options *options = &train->options;
     struct corpus_request request = {
@@ -200,6 +245,7 @@ static enum status load_data(struct train *train, struct error *err) {
               "the vocabulary it was trained with as --vocabulary FILE",
               options->init_from, have.vocabulary, entries);
         warn_of_learned_words(train);
+        warn_of_other_rules(train);
     }
     return STATUS_OK;
 }

@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,10 +21,21 @@ enum { CONFIG_BYTES_MAX = 1 << 20 };
 struct beside {
     char *vocabulary; /* [vocabulary_bytes] owned; tokens, each ended by a newline */
     size_t vocabulary_bytes;
-    int64_t strip_html, max_length;
-    char label_names[2 * DATASET_LABEL_CAPACITY]; /* two names, each ended by a newline; or "" */
-    char step[24];                                /* or "" */
+    int64_t strip_html, max_length, step;
+    char
+        label_names[2 * DATASET_LABEL_CAPACITY + 1]; /* two names, each ended by a newline; or "" */
 };
+
+/* A path or a name from a file for a message. */
+struct shown {
+    char text[400];
+};
+
+static struct shown show(const char *string) {
+    struct shown shown;
+    text_escape(string, strlen(string), shown.text, sizeof shown.text);
+    return shown;
+}
 
 /* ---- vocab.txt ------------------------------------------------------------------------------- */
 
@@ -85,8 +97,9 @@ static enum status read_vocabulary(const struct file_table *files, const char *d
     if (text.failed || text.size == 0) {
         bool empty = !text.failed;
         text_free(&text);
-        return empty ? error_set(err, STATUS_DATA, "%s is empty: expected one token a line", path)
-                     : error_set(err, STATUS_MEMORY, "no memory for %s", path);
+        return empty ? error_set(err, STATUS_DATA, "%s is empty: expected one token a line",
+                                 show(path).text)
+                     : error_set(err, STATUS_MEMORY, "no memory for %s", show(path).text);
     }
     out->vocabulary = text.bytes;
     out->vocabulary_bytes = text.size;
@@ -95,34 +108,104 @@ static enum status read_vocabulary(const struct file_table *files, const char *d
 
 /* ---- config.json ----------------------------------------------------------------------------- */
 
-static void read_labels(const json_t *labels, struct beside *out) {
-    const char *names[2] = {json_string_value(json_object_get(labels, "0")),
-                            json_string_value(json_object_get(labels, "1"))};
-    for (int i = 0; i < 2; i++) {
-        if (names[i] == NULL || strlen(names[i]) >= DATASET_LABEL_CAPACITY - 1 ||
-            strchr(names[i], '\n') != NULL) {
-            return;
-        }
-    }
-    snprintf(out->label_names, sizeof out->label_names, "%s\n%s\n", names[0], names[1]);
+/* A value that counts, null as none: every hub model has a config.json, but its other entries say
+ * nothing here. */
+static const json_t *entry(const json_t *object, const char *key) {
+    const json_t *value = json_object_get(object, key);
+    return json_is_null(value) ? NULL : value;
 }
 
-/* Entries of other kinds than ours are passed over: every hub model has a config.json. */
-static void read_entries(const json_t *config, struct beside *out) {
-    const json_t *rules = json_object_get(config, "text");
-    const json_t *strip_html = json_object_get(rules, "strip_html");
-    const json_t *max_length = json_object_get(rules, "max_length");
-    const json_t *step = json_object_get(config, "step");
-    if (json_is_boolean(strip_html)) {
+static enum status unusable(const char *path, const char *key, const char *expected,
+                            struct error *err) {
+    return error_set(err, STATUS_DATA,
+                     "%s: \"%s\" should be %s: mend it, or leave it out if it means something else",
+                     path, key, expected);
+}
+
+/* A line of label_names, and a field of a table. */
+static bool is_label(const char *name) {
+    size_t size = name != NULL ? strlen(name) : 0;
+    for (size_t i = 0; i < size; i++) {
+        if ((unsigned char)name[i] < ' ' || name[i] == '\x7F') {
+            return false;
+        }
+    }
+    return size > 0 && size < DATASET_LABEL_CAPACITY;
+}
+
+static enum status read_labels(const json_t *config, const char *path, struct beside *out,
+                               struct error *err) {
+    const json_t *labels = entry(config, "id2label");
+    if (labels == NULL) {
+        return STATUS_OK;
+    }
+    const char *names[2] = {json_string_value(json_object_get(labels, "0")),
+                            json_string_value(json_object_get(labels, "1"))};
+    if (!is_label(names[0]) || !is_label(names[1]) || strcmp(names[0], names[1]) == 0) {
+        return unusable(path, "id2label",
+                        "two different names, {\"0\": ..., \"1\": ...}, each of 1 to 31 bytes "
+                        "without control characters",
+                        err);
+    }
+    snprintf(out->label_names, sizeof out->label_names, "%s\n%s\n", names[0], names[1]);
+    return STATUS_OK;
+}
+
+/* An integer from 0 that is left alone where there is none. */
+static enum status read_count(const json_t *value, const char *path, const char *key, int64_t *out,
+                              struct error *err) {
+    if (value == NULL) {
+        return STATUS_OK;
+    }
+    if (!json_is_integer(value) || json_integer_value(value) < 0) {
+        return unusable(path, key, "an integer from 0", err);
+    }
+    *out = (int64_t)json_integer_value(value);
+    return STATUS_OK;
+}
+
+/* Rules that are the same in every model of Cairn: another value means another tokenizer. */
+static enum status check_fixed_rules(const json_t *rules, const char *path, struct error *err) {
+    static const char *const fixed[][3] = {
+        {"lowercase", "text.lowercase", "ascii"},
+        {"strip_punctuation", "text.strip_punctuation", "ascii"},
+        {"split", "text.split", "whitespace"},
+    };
+    for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++) {
+        const json_t *value = entry(rules, fixed[i][0]);
+        const char *found = json_string_value(value);
+        if (value != NULL && (found == NULL || strcmp(found, fixed[i][2]) != 0)) {
+            char expected[64];
+            snprintf(expected, sizeof expected, "\"%s\", the only rule that Cairn has",
+                     fixed[i][2]);
+            return unusable(path, fixed[i][1], expected, err);
+        }
+    }
+    return STATUS_OK;
+}
+
+static enum status read_rules(const json_t *config, const char *path, struct beside *out,
+                              struct error *err) {
+    const json_t *rules = entry(config, "text");
+    if (rules != NULL && !json_is_object(rules)) {
+        return unusable(path, "text", "an object with strip_html and max_length", err);
+    }
+    const json_t *strip_html = entry(rules, "strip_html");
+    if (strip_html != NULL && !json_is_boolean(strip_html)) {
+        return unusable(path, "text.strip_html", "true or false", err);
+    }
+    if (strip_html != NULL) {
         out->strip_html = json_is_true(strip_html);
     }
-    if (json_is_integer(max_length)) {
-        out->max_length = json_integer_value(max_length);
-    }
-    if (json_is_integer(step) && json_integer_value(step) >= 0) {
-        snprintf(out->step, sizeof out->step, "%" PRId64, (int64_t)json_integer_value(step));
-    }
-    read_labels(json_object_get(config, "id2label"), out);
+    TRY(read_count(entry(rules, "max_length"), path, "text.max_length", &out->max_length, err));
+    return check_fixed_rules(rules, path, err);
+}
+
+static enum status read_entries(const json_t *config, const char *path, struct beside *out,
+                                struct error *err) {
+    TRY(read_rules(config, path, out, err));
+    TRY(read_count(entry(config, "step"), path, "step", &out->step, err));
+    return read_labels(config, path, out, err);
 }
 
 static enum status read_config(const struct file_table *files, const char *directory,
@@ -138,11 +221,12 @@ static enum status read_config(const struct file_table *files, const char *direc
     json_error_t reason;
     json_t *config = json_loadb((const char *)bytes, size, 0, &reason);
     free(bytes);
-    CHECK(config != NULL, err, STATUS_DATA, "%s: line %d: %s: expected a JSON object", path,
-          reason.line, reason.text);
-    read_entries(config, out);
+    const struct shown shown = show(path);
+    CHECK(config != NULL, err, STATUS_DATA, "%s: line %d: %s: expected a JSON object", shown.text,
+          reason.line, show(reason.text).text);
+    enum status status = read_entries(config, shown.text, out, err);
     json_decref(config);
-    return STATUS_OK;
+    return status;
 }
 
 /* ---- a checkpoint with our names ------------------------------------------------------------- */
@@ -184,9 +268,31 @@ static float read_element(const struct tensor_view *tensor, uint64_t index) {
     }
 }
 
+/* Finite values that have no fp32 of their size: an infinity would be blamed on the file. */
+static enum status too_large(const struct import_source *source, uint64_t index, const char *path,
+                             struct error *err) {
+    char shape[96];
+    return error_set(err, STATUS_NONFINITE,
+                     "%s: tensor %s %s: element %" PRIu64
+                     "%s is too large for fp32, in which Cairn "
+                     "computes",
+                     path, show(source->tensor->name).text,
+                     tensor_shape_text(source->tensor, shape, sizeof shape), index,
+                     source->added != NULL ? ", to which the second bias is added," : "");
+}
+
+static bool is_finite_element(const struct tensor_view *tensor, uint64_t index) {
+    double wide;
+    if (tensor->dtype != DTYPE_F64) {
+        return isfinite(read_element(tensor, index));
+    }
+    memcpy(&wide, (const uint8_t *)tensor->data + index * sizeof wide, sizeof wide);
+    return isfinite(wide);
+}
+
 /* Append the values of one weight in our order. */
-static void append_weight(const struct import_source *source, const struct tensor_view *want,
-                          struct text *out) {
+static enum status append_weight(const struct import_source *source, const struct tensor_view *want,
+                                 const char *path, struct text *out, struct error *err) {
     uint64_t columns = want->rank == 2 ? want->shape[1] : 1, rows = want->shape[0];
     for (uint64_t row = 0; row < rows && !out->failed; row++) {
         for (uint64_t column = 0; column < columns; column++) {
@@ -195,9 +301,14 @@ static void append_weight(const struct import_source *source, const struct tenso
             if (source->added != NULL) {
                 value += read_element(source->added, index);
             }
+            if (!isfinite(value) && is_finite_element(source->tensor, index) &&
+                (source->added == NULL || is_finite_element(source->added, index))) {
+                return too_large(source, index, path, err);
+            }
             text_append(out, &value, sizeof value);
         }
     }
+    return STATUS_OK;
 }
 
 static bool has(const struct checkpoint *checkpoint, const char *name) {
@@ -230,18 +341,24 @@ struct content {
     const struct checkpoint *file;
     const struct import_plan *plan; /* NULL: as they are */
     struct beside *beside;
+    const char *path; /* for messages */
 };
 
 static void add_metadata(const struct content *content, struct safetensors_builder *builder) {
     const struct checkpoint *file = content->file;
     bool has_step = checkpoint_metadata(file, "step") != NULL;
     for (size_t i = 0; i < file->metadata_count; i++) {
-        if (strncmp(file->metadata[i].key, "digest.", 7) != 0) { /* checked; names may change */
-            safetensors_add_metadata(builder, file->metadata[i].key, file->metadata[i].value);
+        const char *key = file->metadata[i].key;
+        bool checked = strncmp(key, "digest.", 7) == 0; /* and names may change */
+        bool ours = strncmp(key, IMPORT_NAME_KEY, sizeof IMPORT_NAME_KEY - 1) == 0;
+        if (!checked && !ours) {
+            safetensors_add_metadata(builder, key, file->metadata[i].value);
         }
     }
-    if (content->beside->step[0] != '\0' && !has_step) {
-        safetensors_add_metadata(builder, "step", content->beside->step);
+    if (content->beside->step >= 0 && !has_step) {
+        char step[24];
+        snprintf(step, sizeof step, "%" PRId64, content->beside->step);
+        safetensors_add_metadata(builder, "step", step);
     }
     for (size_t i = 0; content->plan != NULL && i < MODEL_TENSORS; i++) {
         char key[TENSOR_NAME_CAPACITY + sizeof IMPORT_NAME_KEY];
@@ -258,14 +375,16 @@ static void append_tensor(struct safetensors_builder *builder, const struct tens
     text_append(data, tensor->data, (size_t)bytes);
 }
 
-static void append_content(const struct content *content, struct safetensors_builder *builder,
-                           struct text *data) {
+static enum status append_content(const struct content *content,
+                                  struct safetensors_builder *builder, struct text *data,
+                                  struct error *err) {
     struct tensor_view text_tensors[4];
     add_metadata(content, builder);
     if (content->plan != NULL) {
         for (size_t i = 0; i < MODEL_TENSORS; i++) {
             safetensors_add_tensor(builder, &content->plan->layout.tensors[i]);
-            append_weight(&content->plan->sources[i], &content->plan->layout.tensors[i], data);
+            TRY(append_weight(&content->plan->sources[i], &content->plan->layout.tensors[i],
+                              content->path, data, err));
         }
     } else {
         for (size_t i = 0; i < content->file->tensor_count; i++) {
@@ -276,6 +395,7 @@ static void append_content(const struct content *content, struct safetensors_bui
     for (size_t i = 0; i < count; i++) {
         append_tensor(builder, &text_tensors[i], data);
     }
+    return STATUS_OK;
 }
 
 /* By way of the format itself: what comes out is checked like any other file. */
@@ -283,8 +403,10 @@ static enum status rebuild(const struct content *content, struct checkpoint **ou
                            struct error *err) {
     struct safetensors_builder builder = {0};
     struct text data = {0};
-    append_content(content, &builder, &data);
-    enum status status = safetensors_finish(&builder, err);
+    enum status status = append_content(content, &builder, &data, err);
+    if (status == STATUS_OK) {
+        status = safetensors_finish(&builder, err);
+    }
     if (status == STATUS_OK) {
         text_append(&builder.text, data.bytes, data.size);
         status = builder.text.failed || data.failed
@@ -310,8 +432,8 @@ static enum status find_file(const struct file_table *files, const char *path,
           "%s is a directory without " IMPORT_WEIGHTS_FILE
           ": expected a checkpoint, a .safetensors "
           "file, or a folder as `cairn export` writes it (of a model directory, name one of its "
-          "checkpoints)",
-          path);
+          "checkpoints; an export that was cut short is to be repeated)",
+          show(path).text);
     return STATUS_OK;
 }
 
@@ -335,16 +457,17 @@ static enum status read_beside(const struct file_table *files, const char *path,
 static enum status translate(const struct file_table *files, const char *path, bool take_words,
                              const struct checkpoint *file, struct checkpoint **out,
                              struct error *err) {
-    struct beside beside = {.strip_html = -1, .max_length = -1};
+    struct beside beside = {.strip_html = -1, .max_length = -1, .step = -1};
+    const struct shown shown = show(path);
     bool renamed = import_names_are_foreign(file);
     struct import_plan *plan = renamed ? malloc(sizeof *plan) : NULL;
     CHECK(!renamed || plan != NULL, err, STATUS_MEMORY, "no memory for the names of the tensors");
-    enum status status = renamed ? import_names_match(file, path, plan, err) : STATUS_OK;
+    enum status status = renamed ? import_names_match(file, shown.text, plan, err) : STATUS_OK;
     if (status == STATUS_OK && !is_complete(file)) {
         status = read_beside(files, path, take_words, &beside, err);
     }
     if (status == STATUS_OK) {
-        const struct content content = {file, plan, &beside};
+        const struct content content = {file, plan, &beside, shown.text};
         status = rebuild(&content, out, err);
     }
     free(beside.vocabulary);

@@ -34,7 +34,8 @@ extern "C" {
 /* Read `path`, a file or a folder. `beside`: take the vocabulary that lies beside a plain file
  * (false: the user names another one). STATUS_INPUT when it is missing, STATUS_CORRUPT when it is
  * damaged, STATUS_MISFIT when the names are foreign and the model is another one (import_names.h),
- * STATUS_DATA for a broken vocab.txt or config.json. The caller frees *out. */
+ * STATUS_DATA for a broken vocab.txt or config.json, or one whose "text", "id2label" or "step" is
+ * unusable; STATUS_NONFINITE for a value that fp32 does not hold. The caller frees *out. */
 MUST_USE enum status import_read(const struct file_table *files, const char *path, bool beside,
                                  struct checkpoint **out, struct error *err);
 

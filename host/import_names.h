@@ -47,7 +47,7 @@ struct import_plan {
 /* Does the file name its tensors as PyTorch or Keras does, and not as Cairn? */
 bool import_names_are_foreign(const struct checkpoint *file);
 
-/* Find all weights. `file` must outlive the plan. STATUS_MISFIT naming the tensor that is missing,
+/* Find all weights. `file` must outlive the plan; `path` is for messages, escaped. STATUS_MISFIT naming the tensor that is missing,
  * misshapen or has no place, with its shape and the one that is needed; STATUS_MEMORY. */
 MUST_USE enum status import_names_match(const struct checkpoint *file, const char *path,
                                         struct import_plan *out, struct error *err);

@@ -100,6 +100,13 @@ static void read_label_names(const struct checkpoint *checkpoint,
     }
 }
 
+void loading_read_rules(const struct checkpoint *checkpoint, struct text_rules *rules) {
+    rules->strip_html = read_scalar(checkpoint, TENSOR_STRIP_HTML, 0) != 0;
+    int64_t max_length = read_scalar(checkpoint, TENSOR_MAX_LENGTH, 0);
+    rules->max_length = max_length > 0 ? (uint64_t)max_length : 0;
+    read_label_names(checkpoint, rules->label_names);
+}
+
 enum status loading_read_text(const struct checkpoint *checkpoint, const char *path,
                               const char *vocabulary_file, struct vocabulary **vocabulary,
                               struct text_rules *rules, struct error *err) {
@@ -115,10 +122,7 @@ enum status loading_read_text(const struct checkpoint *checkpoint, const char *p
               path);
         TRY(vocabulary_load(&file_posix, vocabulary_file, vocabulary, err));
     }
-    rules->strip_html = read_scalar(checkpoint, TENSOR_STRIP_HTML, 0) != 0;
-    int64_t max_length = read_scalar(checkpoint, TENSOR_MAX_LENGTH, 0);
-    rules->max_length = max_length > 0 ? (uint64_t)max_length : 0;
-    read_label_names(checkpoint, rules->label_names);
+    loading_read_rules(checkpoint, rules);
     return STATUS_OK;
 }
 
@@ -447,10 +451,13 @@ enum status loading_create_model(const struct loaded *loaded, struct backend *be
                              ? loading_upload(*out, (*out)->weights, "", loaded->checkpoint, err)
                              : model_initialise(*out, loaded->seed, err);
     if (status != STATUS_OK) {
+        char shown[400];
         model_free(*out);
         *out = NULL;
+        text_escape(loaded->path, strlen(loaded->path), shown, sizeof shown);
+        return loaded->checkpoint != NULL ? error_prefix(err, status, "%s", shown) : status;
     }
-    return status;
+    return STATUS_OK;
 }
 
 bool loading_lies_in(const char *path, const char *directory) {

@@ -55,6 +55,10 @@ struct loaded {
 MUST_USE enum status loading_open(const struct options *options, struct loaded *out,
                                   struct error *err);
 
+/* Text rules and label names of a checkpoint; where it has none: nothing is stripped or cut, "neg"
+ * and "pos". */
+void loading_read_rules(const struct checkpoint *checkpoint, struct text_rules *rules);
+
 /* Vocabulary and text rules of a checkpoint. `vocabulary_file` is used when the checkpoint holds
  * none
  * ("" = then it is an error). */

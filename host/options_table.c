@@ -272,7 +272,7 @@ const struct option_row option_rows[] = {
      .commands = TRAIN | BENCH_TRAINERS, .group = GROUP_CHECKPOINT},
     {ROW("compression-threads", compression_threads, U64, "N", "1", FREE), RANGE(1, 64),
      .help = "that compress a checkpoint, the writer's own included; the file does not depend on "
-             "it; more than one is for machines with idle cores",
+             "it; more than one is for machines with idle cores, and takes 10 to 80 MB each",
      .commands = TRAIN | BENCH_TRAINERS, .group = GROUP_CHECKPOINT},
     {ROW("allow-change", allow_change, FLAG, NULL, "off", FREE),
      .help = "resume although options or data differ from those of the checkpoint",
@@ -370,7 +370,7 @@ const struct option_row option_rows[] = {
      .help = "the picture, drawn by gnuplot; .png or .svg", .commands = PLOT,
      .group = GROUP_OUTPUT},
     {ROW("size", picture_size, STRING, "WIDTHxHEIGHT", "1000x420", FREE),
-     .valid = picture_size_valid, .expected = "pixels, from 320x240 to 8000x8000",
+     .valid = picture_size_valid, .expected = "pixels, from 640x300 to 8000x8000",
      .help = "of the picture, in pixels", .commands = PLOT, .group = GROUP_OUTPUT},
     {ROW("monitor", plot_monitor, STRING, "METRIC", "", FREE), .valid = metric_valid,
      .expected = "loss, accuracy, val_loss or val_accuracy", .shown = "what the run watched",

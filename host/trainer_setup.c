@@ -147,6 +147,16 @@ static void forget_best(struct run_state *state) {
     state->save_freq_best = 0.0;
 }
 
+static enum status read_init_from(struct trainer *trainer, struct error *err) {
+    const char *path = trainer->setup.options->init_from;
+    char shown[400];
+    enum status status =
+        loading_upload(trainer->model, trainer->model->weights, "", trainer->setup.init_from, err);
+    return status == STATUS_OK ? status
+                               : error_prefix(err, status, "--init-from %s",
+                                              text_escape(path, strlen(path), shown, sizeof shown));
+}
+
 static enum status begin_state(struct trainer *trainer, struct error *err) {
     const struct options *options = trainer->setup.options;
     struct run_state *state = &trainer->state;
@@ -155,7 +165,10 @@ static enum status begin_state(struct trainer *trainer, struct error *err) {
     if (trainer->setup.resumed != NULL) {
         TRY(run_state_read(state, trainer->setup.resumed, err));
         TRY(read_sums(trainer, err));
-        TRY(read_weights(trainer, err));
+        enum status status = read_weights(trainer, err);
+        if (status != STATUS_OK) {
+            return error_prefix(err, status, "%s", trainer->setup.resumed_path);
+        }
         if (trainer->setup.monitor_changed) {
             forget_best(state);
         }
@@ -166,8 +179,7 @@ static enum status begin_state(struct trainer *trainer, struct error *err) {
         }
     } else if (trainer->setup.init_from != NULL) {
         TRY(model_initialise(trainer->model, options->seed, err));
-        TRY(loading_upload(trainer->model, trainer->model->weights, "", trainer->setup.init_from,
-                           err));
+        TRY(read_init_from(trainer, err));
     } else {
         TRY(model_initialise(trainer->model, options->seed, err));
     }

@@ -6,8 +6,8 @@
  *
  *     checkpoint -> loading_open -> struct export_model -> export_onnx, export_safetensors, ...
  *
- * Every file is published whole: temporary file, fsync, rename (io/publish.h); one that was there
- * is replaced. THREADS: any one thread; blocking.
+ * Every file is published whole: temporary file, fsync, rename (io/file.h); one that was there is
+ * replaced. THREADS: any one thread; blocking.
  */
 #ifndef CAIRN_IO_EXPORT_H
 #define CAIRN_IO_EXPORT_H
@@ -35,7 +35,8 @@ struct export_model {
     bool strip_html;
     uint64_t max_length;        /* tokens that a text keeps; 0 = all */
     const char *label_names[2]; /* of class 0 and class 1 */
-    uint64_t step;              /* training steps behind these weights */
+    uint64_t step;              /* training steps behind these weights; meaningful if has_step */
+    bool has_step;              /* false: unknown (weights of others); no format writes one then */
 };
 
 /* For the formats: the weight called `name`, which every export_model has. */
@@ -57,7 +58,9 @@ MUST_USE enum status export_onnx(const struct file_table *files, const struct ex
                                  const char *path, bool with_text, struct error *err);
 
 /* PyTorch's names: `path` is a folder (made when missing) with model.safetensors, config.json,
- * vocab.txt. */
+ * vocab.txt, README.md. Files of these names are replaced; whose they are is the caller's to ask. A
+ * crash or a failure while they are renamed leaves the folder without model.safetensors, never
+ * weights beside the words of others. */
 MUST_USE enum status export_safetensors(const struct file_table *files,
                                         const struct export_model *model, const char *path,
                                         struct error *err);

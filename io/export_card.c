@@ -95,15 +95,19 @@ void export_card(const struct export_model *model, struct text *out) {
     append_name(out, model->label_names[0]);
     text_printf(out, "` (0) and `");
     append_name(out, model->label_names[1]);
+    text_printf(out, "` (1).");
+    if (model->has_step) {
+        text_printf(out, " Trained with Cairn for %" PRIu64 " steps.", model->step);
+    }
     text_printf(out,
-                "` (1). Trained with Cairn for %" PRIu64 " steps.\n\n"
+                "\n\n"
                 "| layer | size |\n"
                 "| --- | --- |\n"
                 "| embedding | %" PRIu64 " words, %" PRIu64 " numbers each |\n"
                 "| bidirectional LSTM | %" PRIu64 " in each direction |\n"
                 "| dense, ReLU | %" PRIu64 " |\n"
                 "| dense | 1: the logit of class 1 |\n\n",
-                model->step, model->vocabulary_size, model->embedding_size, model->hidden_size,
+                model->vocabulary_size, model->embedding_size, model->hidden_size,
                 model->dense_size);
     text_printf(out, "`model.safetensors` holds the weights with the names of the PyTorch module "
                      "below, `config.json` the sizes and\n"

@@ -68,8 +68,8 @@ static enum status encode(const struct export_model *model, struct extras *extra
     TRY(list_tensors(model, extras, &tensors, &count, err));
     enum status status = checkpoint_encoder_create(COMPRESSION_LEVEL, 1, &encoder, err);
     if (status == STATUS_OK) {
-        status = checkpoint_encode(encoder, tensors, count, &metadata, 1, write_piece, publish,
-                                   NULL, NULL, err);
+        status = checkpoint_encode(encoder, tensors, count, &metadata, model->has_step, write_piece,
+                                   publish, NULL, NULL, err);
         checkpoint_encoder_free(encoder);
     }
     free(tensors);

@@ -104,10 +104,12 @@ static void append_metadata(struct text *json, const struct export_model *model)
     append_string(json, model->label_names[0]);
     text_printf(json, ", ");
     append_string(json, model->label_names[1]);
-    text_printf(json,
-                "], \"max_length\": %" PRIu64 ", \"strip_html\": %s, \"step\": %" PRIu64
-                ", \"vocabulary\": ",
-                model->max_length, model->strip_html ? "true" : "false", model->step);
+    text_printf(json, "], \"max_length\": %" PRIu64 ", \"strip_html\": %s", model->max_length,
+                model->strip_html ? "true" : "false");
+    if (model->has_step) {
+        text_printf(json, ", \"step\": %" PRIu64, model->step);
+    }
+    text_printf(json, ", \"vocabulary\": ");
     append_vocabulary(json, model);
     text_printf(json, "}}");
 }

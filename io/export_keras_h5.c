@@ -163,7 +163,7 @@ static bool write_all(const struct h5_file *h5, const struct export_model *model
            write_strings(h5, "cairn/labels", model->label_names, 2) &&
            write_number(h5, "cairn/max_length", model->max_length) &&
            write_number(h5, "cairn/strip_html", model->strip_html) &&
-           write_number(h5, "cairn/step", model->step);
+           (!model->has_step || write_number(h5, "cairn/step", model->step));
 }
 
 enum status export_keras_h5(const struct export_model *model, struct text *out, struct error *err) {

@@ -163,17 +163,17 @@ static enum status encode(struct onnx_graph *graph, const struct export_model *m
         {"max_length", says->max_length.bytes},
         {"label_names", says->labels.bytes},
         {"unknown_id", "1"},
-        {"step", says->step.bytes},
+        {"step", says->step.bytes}, /* the last one: left out where it is unknown */
     };
     const struct onnx_about about = {
         .ir_version = with_text ? 9 : 8,
         .opset = with_text ? 20 : 17,
         .ml_opset = with_text ? 3 : 0,
-        .model_version = (int64_t)model->step,
+        .model_version = model->has_step ? (int64_t)model->step : 0,
         .producer = "cairn",
         .doc = with_text ? text_doc : ids_doc,
         .metadata = metadata,
-        .metadata_count = METADATA_COUNT,
+        .metadata_count = METADATA_COUNT - !model->has_step,
     };
     return onnx_graph_encode(graph, &about, bytes, size, err);
 }

@@ -3,6 +3,7 @@
  *
  * torch.nn.LSTM has two biases whose sum counts: ours is the first, the second is zero. Gates are
  * in PyTorch's order (i, f, g, o) already, so every other tensor goes out as it is. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -124,10 +125,12 @@ static void format_config(const struct export_model *model, struct text *text) {
                 "    \"split\": \"whitespace\",\n"
                 "    \"max_length\": %" PRIu64 "\n"
                 "  },\n"
-                "  \"torch_dtype\": \"float32\",\n"
-                "  \"step\": %" PRIu64 "\n"
-                "}\n",
-                model->strip_html ? "true" : "false", model->max_length, model->step);
+                "  \"torch_dtype\": \"float32\"",
+                model->strip_html ? "true" : "false", model->max_length);
+    if (model->has_step) {
+        text_printf(text, ",\n  \"step\": %" PRIu64, model->step);
+    }
+    text_printf(text, "\n}\n");
 }
 
 /* A line a token: the number of the line, from 0, is the token's id. */
@@ -179,11 +182,14 @@ static const struct {
     enum status (*write)(const struct export_model *model, struct publish *publish,
                          struct error *err);
 } parts[FILES] = {
-    {"model.safetensors", write_weights},
+    /* In the order of their renames: config.json says whose the folder is, and without the weights,
+     * which come last, it is no model. */
     {"config.json", write_config},
     {"vocab.txt", write_vocabulary},
     {"README.md", write_card},
+    {"model.safetensors", write_weights},
 };
+enum { WEIGHTS = FILES - 1 };
 
 /* Files on their way: those in [committed, begun) are temporary ones. */
 struct folder {
@@ -197,15 +203,35 @@ static enum status begin_part(const struct file_table *files, const char *path, 
     struct file_stat info;
     CHECK(file_join_path(name, sizeof name, path, parts[index].name), err, STATUS_OUTPUT,
           "the path of %s in the folder is too long", parts[index].name);
+    char shown[400];
     CHECK(files->stat(files->context, name, &info) < 0 || !info.is_directory, err, STATUS_OUTPUT,
-          "%s is a directory: remove it, or name another folder", name);
+          "%s is a directory: remove it, or name another folder",
+          text_escape(name, strlen(name), shown, sizeof shown));
     TRY(export_begin(files, name, &folder->files[index], err));
     folder->begun++;
     return STATUS_OK;
 }
 
-/* Nothing is renamed before all of it is written and safe: a full disk never leaves new weights
- * beside an old vocabulary. */
+/* Old weights must not be found beside new words, whatever happens next: they go first. */
+static enum status remove_weights(const struct file_table *files, const char *path,
+                                  const struct folder *folder, struct error *err) {
+    const char *name = folder->files[WEIGHTS].final_path;
+    char shown[400], reason[256];
+    int result = files->unlink(files->context, name);
+    if (result == -ENOENT) {
+        return STATUS_OK;
+    }
+    if (result >= 0) {
+        result = file_sync_directory(files, path);
+    }
+    CHECK(result >= 0, err, STATUS_IO, "cannot replace %s: removing the old file failed: %s",
+          text_escape(name, strlen(name), shown, sizeof shown),
+          file_errno_text(result, reason, sizeof reason));
+    return STATUS_OK;
+}
+
+/* Nothing is removed or renamed before all of it is written and safe: a full disk leaves the old
+ * folder. */
 static enum status write_all(const struct file_table *files, const struct export_model *model,
                              const char *path, struct folder *folder, struct error *err) {
     for (size_t i = 0; i < FILES; i++) {
@@ -213,6 +239,7 @@ static enum status write_all(const struct file_table *files, const struct export
         TRY(parts[i].write(model, &folder->files[i], err));
         TRY(publish_seal(&folder->files[i], err));
     }
+    TRY(remove_weights(files, path, folder, err));
     while (folder->committed < FILES) {
         TRY(publish_commit(&folder->files[folder->committed++], err));
     }

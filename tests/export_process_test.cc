@@ -166,6 +166,118 @@ TEST_F(Export, ATrainingStateIsNeverReplaced) {
     EXPECT_EQ(read_file(newest), before);
 }
 
+// "film" is everybody's name for a folder.
+TEST_F(Export, AFolderOfSomebodyElseIsNotTouched) {
+    const std::string folder = dir_.file("project");
+    std::filesystem::create_directory(folder);
+    write_file(folder + "/README.md", "mine");
+    for (const char *config : {"{\"my\": 1}", "{", "{\"model_type\": \"bilstm\"}"}) {
+        write_file(folder + "/config.json", config);
+        Outcome outcome = write("safetensors", {"--output", folder});
+        EXPECT_EXIT_CODE(outcome, 73);
+        EXPECT_SAYS(outcome, folder);
+        EXPECT_SAYS(outcome, "no export wrote");
+        EXPECT_EQ(read_file(folder + "/config.json"), config);
+    }
+    EXPECT_EQ(read_file(folder + "/README.md"), "mine");
+    EXPECT_EQ(list_directory(folder), words("README.md config.json"));
+    EXPECT_EXIT_CODE(write("safetensors", {"--output", "/"}), 73);
+    // A fresh clone, and what a killed export leaves.
+    std::filesystem::remove(folder + "/README.md");
+    std::filesystem::remove(folder + "/config.json");
+    std::filesystem::create_directory(folder + "/.git");
+    write_file(folder + "/.cairn-tmp-config.json.1.0", "{");
+    EXPECT_EXIT_CODE(write("safetensors", {"--output", folder}), 0);
+    write_file(folder + "/LICENSE", "mine");
+    std::filesystem::remove(folder + "/model.safetensors"); // cut short
+    EXPECT_EXIT_CODE(write("safetensors", {"--output", folder}), 0);
+    EXPECT_EQ(read_file(folder + "/LICENSE"), "mine");
+    // An exported folder whose weights are a link into somebody's cache.
+    std::filesystem::rename(folder + "/model.safetensors", dir_.file("blob"));
+    std::filesystem::create_symlink(dir_.file("blob"), folder + "/model.safetensors");
+    EXPECT_EXIT_CODE(write("safetensors", {"--output", folder}), 73);
+    EXPECT_TRUE(std::filesystem::is_symlink(folder + "/model.safetensors"));
+}
+
+TEST_F(Export, TheFilesOfARunAreNeverReplaced) {
+    const std::vector<std::string> before = list_directory(model());
+    const std::string lock = read_file(model() + "/.cairn-lock"),
+                      history = read_file(model() + "/history.csv");
+    Outcome folder = write("safetensors", {"--output", model()});
+    EXPECT_EXIT_CODE(folder, 73);
+    EXPECT_SAYS(folder, "model directory");
+    for (const char *name : {".cairn-lock", "checkpoint", "config.ini", "history.csv",
+                             "history.jsonl", "model.ckpt-9.tmp", "superseded", "train"}) {
+        for (const char *format : {"checkpoint", "onnx"}) {
+            Outcome outcome = write(format, {"--output", model() + "/" + name});
+            EXPECT_EXIT_CODE(outcome, 73);
+            EXPECT_SAYS(outcome, name);
+        }
+    }
+    EXPECT_EXIT_CODE(write("safetensors", {"--output", model() + "/superseded"}), 73);
+    EXPECT_EQ(list_directory(model()), before);
+    EXPECT_EQ(read_file(model() + "/.cairn-lock"), lock);
+    EXPECT_EQ(read_file(model() + "/history.csv"), history);
+    EXPECT_EXIT_CODE(write("onnx", {"--output", model() + "/film.onnx"}), 0); // a name of its own
+    EXPECT_EXIT_CODE(write("safetensors", {"--output", model() + "/film"}), 0);
+    // A directory whose run has not saved yet is one too.
+    std::filesystem::create_directory(dir_.file("young"));
+    write_file(dir_.file("young/.cairn-lock"), "");
+    EXPECT_EXIT_CODE(write("safetensors", {"--output", dir_.file("young")}), 73);
+}
+
+// /dev/stdout is one.
+TEST_F(Export, LinksAreNotReplaced) {
+    for (const char *format : {"onnx", "keras", "checkpoint"}) {
+        const std::string link = dir_.file("link") + ending(format), target = dir_.file("target");
+        for (bool dangling : {false, true}) {
+            std::filesystem::remove(link);
+            write_file(target, "theirs");
+            std::filesystem::create_symlink(dangling ? dir_.file("nowhere") : target, link);
+            Outcome outcome = write(format, {"--output", link});
+            EXPECT_EXIT_CODE(outcome, 73);
+            EXPECT_SAYS(outcome, "symbolic link");
+            EXPECT_TRUE(std::filesystem::is_symlink(link));
+            EXPECT_EQ(read_file(target), "theirs");
+        }
+    }
+    std::filesystem::create_symlink(dir_.file("nowhere"), output("safetensors"));
+    EXPECT_EXIT_CODE(write("safetensors"), 73);
+    // A link to a folder is a folder.
+    std::filesystem::create_directory(dir_.file("nowhere"));
+    EXPECT_EXIT_CODE(write("safetensors"), 0);
+    EXPECT_TRUE(exists(dir_.file("nowhere/model.safetensors")));
+}
+
+TEST_F(Export, WhatIsExportedIsNotReplaced) {
+    ASSERT_EQ(write("safetensors").code, 0);
+    const std::string weights = output("safetensors") + "/model.safetensors",
+                      before = read_file(weights);
+    EXPECT_EXIT_CODE(write("safetensors", {"--checkpoint", weights}), 73);
+    EXPECT_EXIT_CODE(write("safetensors", {"--checkpoint", output("safetensors")}), 73);
+    for (const std::string &source : {weights, output("safetensors")}) {
+        Outcome outcome = write("checkpoint", {"--checkpoint", source, "--output", weights});
+        EXPECT_EXIT_CODE(outcome, 73);
+        EXPECT_SAYS(outcome, weights);
+    }
+    EXPECT_EQ(read_file(weights), before);
+}
+
+TEST_F(Export, TheMissingDirectoryIsNamedAndPathsDoNoHarm) {
+    Outcome missing = write("onnx", {"--output", dir_.file("a/b/film.onnx")});
+    EXPECT_EXIT_CODE(missing, 73);
+    EXPECT_SAYS(missing, "there is no directory " + dir_.file("a/b"));
+    Outcome slash = write("onnx", {"--output", dir_.file("film.onnx/")});
+    EXPECT_EXIT_CODE(slash, 73);
+    EXPECT_SAYS(slash, "there is no directory " + dir_.file("film.onnx"));
+    for (const char *name : {"x\x1b[2J/film.onnx", "x\x1b[2J.onnx"}) {
+        Outcome evil = write("onnx", {"--output", dir_.file(name)});
+        EXPECT_SAYS(evil, "x\\x1B[2J");
+        EXPECT_FALSE(contains(evil.err, "\x1b")) << evil.err;
+    }
+    EXPECT_TRUE(exists(dir_.file("x\x1b[2J.onnx")));
+}
+
 TEST_F(Export, AnOutputThatCannotBeMade) {
     write_file(dir_.file("file"), "not a directory");
     for (const char *format : kFormats) {
@@ -240,6 +352,60 @@ TEST_F(Export, ARunBeginsWithTheFolder) {
     Outcome directory = train({"--model-dir", dir_.file("d"), "--init-from", model()});
     EXPECT_EXIT_CODE(directory, 66);
     EXPECT_SAYS(directory, "model.safetensors");
+}
+
+// The run goes on with its own rules; that they are others is said.
+TEST_F(Export, OtherTextRulesAndLabelsOfTheFolderAreSaid) {
+    ASSERT_EQ(write("safetensors").code, 0);
+    const std::string same = dir_.file("b"), other = dir_.file("c"),
+                      config = output("safetensors") + "/config.json";
+    Outcome quiet = train({"--model-dir", same, "--init-from", output("safetensors")});
+    EXPECT_EXIT_CODE(quiet, 0);
+    EXPECT_FALSE(contains(quiet.err, "Warning")) << quiet.err;
+    write_file(config, R"({"text": {"strip_html": true, "max_length": 3},
+                           "id2label": {"0": "ham", "1": "spam"}})");
+    Outcome outcome = train({"--model-dir", other, "--init-from", output("safetensors")});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, "was trained with --strip-html on, this run has off");
+    EXPECT_SAYS(outcome, "was trained with --max-length 3, this run has 0");
+    EXPECT_SAYS(outcome, "calls its classes 'ham' and 'spam', the data '");
+    // What the file does not say cannot differ.
+    std::filesystem::remove(config);
+    Outcome silent = train({"--model-dir", dir_.file("d"), "--init-from", output("safetensors")});
+    EXPECT_EXIT_CODE(silent, 0);
+    EXPECT_FALSE(contains(silent.err, "Warning")) << silent.err;
+}
+
+TEST_F(Export, AFileWithoutAStepIsNotCalledUntrained) {
+    ASSERT_EQ(write("safetensors").code, 0);
+    std::filesystem::remove(output("safetensors") + "/config.json"); // which alone has the step
+    for (const char *format : {"safetensors", "checkpoint"}) {
+        const std::string path = dir_.file("again") + ending(format);
+        Outcome outcome = write(format, {"--checkpoint", output("safetensors"), "--output", path});
+        EXPECT_EXIT_CODE(outcome, 0);
+        EXPECT_FALSE(contains(outcome.err, "step")) << outcome.err;
+        Outcome once_more = write("onnx", {"--checkpoint", path});
+        EXPECT_EXIT_CODE(once_more, 0);
+        EXPECT_FALSE(contains(once_more.err, "Warning")) << once_more.err;
+    }
+    EXPECT_FALSE(contains(read_file(dir_.file("again/README.md")), "Trained with"));
+}
+
+TEST_F(Export, TheFileWithAValueThatIsNotFiniteIsNamed) {
+    ASSERT_EQ(write("safetensors").code, 0);
+    const std::string weights = output("safetensors") + "/model.safetensors";
+    std::string bytes = read_file(weights);
+    bytes.replace(bytes.size() - 4, 4, std::string("\0\0\xC0\x7F", 4)); // NaN
+    write_file(weights, bytes);
+    ProcessOptions options;
+    options.arguments = {"predict", "--checkpoint", weights};
+    options.input = "good\n";
+    Outcome predicted = run(options);
+    EXPECT_EXIT_CODE(predicted, 70);
+    EXPECT_SAYS(predicted, weights + ": tensor output.bias");
+    Outcome trained = train({"--model-dir", dir_.file("b"), "--init-from", weights});
+    EXPECT_EXIT_CODE(trained, 70);
+    EXPECT_SAYS(trained, "--init-from " + weights + ": tensor output.bias");
 }
 
 } // namespace

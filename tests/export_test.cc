@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "host/import.h"
 #include "io/checkpoint.h"
 #include "io/export.h"
 #include "io/model_names.h"
@@ -35,11 +36,13 @@ class SmallModel {
         for (size_t i = 0; i < views_.size(); i++) {
             views_[i].data = values_[i].data();
         }
-        model_ = {V, E, H, D, views_.data(), views_.size(), tokens_, true, 9, {"no", "yes"}, step};
+        model_ = {V,    E,   H, D, views_.data(), views_.size(), tokens_, true, 9, {"no", "yes"},
+                  step, true};
     }
     SmallModel(const SmallModel &) = delete;
     SmallModel &operator=(const SmallModel &) = delete;
     const struct export_model *get() const { return &model_; }
+    void forget_step() { model_.has_step = false; }
 
   private:
     void add(const std::string &name, const std::vector<uint64_t> &shape, float first) {
@@ -75,8 +78,36 @@ std::map<std::string, std::string> folder_of(const MemoryFiles &disk) {
     return out;
 }
 
+// Refused with a reason, and not read with the words of another model.
+void expect_no_model(const MemoryFiles &disk) {
+    struct checkpoint *checkpoint = nullptr;
+    struct error err = {};
+    EXPECT_EQ(import_read(disk.table(), "/out", true, &checkpoint, &err), STATUS_INPUT);
+    EXPECT_NE(std::string(err.message).find("/out is a directory without model.safetensors"),
+              std::string::npos)
+        << err.message;
+    EXPECT_NE(std::string(err.message).find("cut short"), std::string::npos) << err.message;
+    checkpoint_free(checkpoint);
+}
+
 class Folder : public testing::Test {
   protected:
+    // The old folder, the new one, or none: never weights beside the words of others.
+    void expect_one_model(const MemoryFiles &disk) {
+        std::map<std::string, std::string> found = folder_of(disk);
+        for (const char *name : kFiles) {
+            bool missing = found[name] == "(missing)" && name == std::string("model.safetensors");
+            EXPECT_TRUE(missing || found[name] == old_files_[name] ||
+                        found[name] == new_files_[name])
+                << name;
+        }
+        if (found["model.safetensors"] == "(missing)") {
+            expect_no_model(disk);
+            refused_++;
+        } else {
+            EXPECT_TRUE(found == old_files_ || found == new_files_);
+        }
+    }
     void SetUp() override {
         MemoryFiles other;
         ASSERT_EQ(export_safetensors(other.table(), new_.get(), "/out", &err_), STATUS_OK);
@@ -96,6 +127,7 @@ class Folder : public testing::Test {
     SmallModel old_{1.0f, 7}, new_{2.0f, 8};
     MemoryFiles disk_;
     std::map<std::string, std::string> old_files_, new_files_;
+    size_t refused_ = 0; // disks without a model
     struct error err_ = {};
 };
 
@@ -106,7 +138,7 @@ TEST_F(Folder, ReplacesAnOldOne) {
     EXPECT_EQ(disk_.open_descriptors(), 0u);
 }
 
-// Whatever fails before the first rename leaves all four files as they were.
+// Whatever fails before the old weights are removed leaves all four files as they were.
 TEST_F(Folder, WhateverFailsNoFileIsHalfAndNothingIsLeftBehind) {
     FaultyFiles counting(disk_.table());
     ASSERT_EQ(export_safetensors(counting.table(), new_.get(), "/out", &err_), STATUS_OK);
@@ -120,32 +152,24 @@ TEST_F(Folder, WhateverFailsNoFileIsHalfAndNothingIsLeftBehind) {
         SCOPED_TRACE(std::to_string(n) + ": " + files.last_failure());
         expect_no_temporaries(disk, "/out");
         EXPECT_EQ(disk.open_descriptors(), 0u);
-        std::map<std::string, std::string> found = folder_of(disk);
-        bool renaming = files.last_failure().rfind("rename", 0) == 0;
-        bool of_directory = files.last_failure() == "fsync /out" ||
-                            files.last_failure() == "open /out" ||
-                            files.last_failure() == "close /out";
-        for (const char *name : kFiles) {
-            EXPECT_TRUE(found[name] == old_files_[name] || found[name] == new_files_[name]) << name;
+        expect_one_model(disk);
+        if (status == STATUS_OK) {
+            EXPECT_EQ(folder_of(disk), new_files_);
         }
-        if (status != STATUS_OK && !renaming && !of_directory) {
-            EXPECT_EQ(found, old_files_);
-            kept_all++;
-        }
+        kept_all += folder_of(disk) == old_files_;
     }
-    EXPECT_GE(kept_all, 16u); // open, write, fsync and close of four files
+    EXPECT_GE(kept_all, 17u); // open, write, fsync and close of four files; unlink
+    EXPECT_GE(refused_, 4u);  // the four renames
 }
 
 TEST_F(Folder, APowerCutLeavesWholeFiles) {
     ASSERT_EQ(export_safetensors(disk_.table(), new_.get(), "/out", &err_), STATUS_OK);
     size_t disks = disk_.for_each_crash([&](const std::string &what, MemoryFiles &left) {
-        std::map<std::string, std::string> found = folder_of(left);
-        for (const char *name : kFiles) {
-            EXPECT_TRUE(found[name] == old_files_[name] || found[name] == new_files_[name])
-                << what << ": " << name;
-        }
+        SCOPED_TRACE(what);
+        expect_one_model(left);
     });
     EXPECT_GT(disks, 10u);
+    EXPECT_GT(refused_, 3u);
 }
 
 TEST_F(Folder, ADirectoryInAFilesPlaceIsNamedBeforeAnythingIsWritten) {
@@ -155,6 +179,36 @@ TEST_F(Folder, ADirectoryInAFilesPlaceIsNamedBeforeAnythingIsWritten) {
     EXPECT_NE(std::string(err_.message).find("/out/vocab.txt is a directory"), std::string::npos);
     EXPECT_EQ(disk_.get("/out/config.json"), old_files_["config.json"]);
     expect_no_temporaries(disk_, "/out");
+}
+
+// ---- a model of others, whose steps nobody knows ----
+
+TEST(WithoutAStep, NoFormatWritesOne) {
+    SmallModel known(1.0f), unknown(1.0f);
+    unknown.forget_step();
+    struct error err = {};
+    auto written = [&](const SmallModel &model) {
+        MemoryFiles disk;
+        EXPECT_EQ(export_safetensors(disk.table(), model.get(), "/out", &err), STATUS_OK);
+        EXPECT_EQ(export_onnx(disk.table(), model.get(), "/film.onnx", false, &err), STATUS_OK);
+        EXPECT_EQ(export_keras(disk.table(), model.get(), "/film.keras", &err), STATUS_OK);
+        EXPECT_EQ(export_keras(disk.table(), model.get(), "/film.weights.h5", &err), STATUS_OK);
+        EXPECT_EQ(export_checkpoint(disk.table(), model.get(), "/film", &err), STATUS_OK);
+        struct checkpoint *checkpoint = nullptr;
+        EXPECT_EQ(checkpoint_read_file(disk.table(), "/film", &checkpoint, &err), STATUS_OK);
+        const char *step = checkpoint_metadata(checkpoint, "step");
+        const std::string in_checkpoint = step == nullptr ? "" : "step";
+        checkpoint_free(checkpoint);
+        return std::vector<std::string>{
+            disk.get("/out/config.json").value(), disk.get("/out/README.md").value(),
+            disk.get("/film.onnx").value(),       disk.get("/film.keras").value(),
+            disk.get("/film.weights.h5").value(), in_checkpoint};
+    };
+    const std::vector<std::string> with = written(known), without = written(unknown);
+    for (size_t i = 0; i < with.size(); i++) {
+        EXPECT_NE(with[i].find("step"), std::string::npos) << i;
+        EXPECT_EQ(without[i].find("step"), std::string::npos) << i;
+    }
 }
 
 // ---- one file ----

@@ -49,9 +49,14 @@ Entry floats(const std::string &name, const std::vector<uint64_t> &shape, float 
     return {name, DTYPE_F32, shape, bytes_of(ramp(base, shape))};
 }
 
-std::string file_of(const std::vector<Entry> &entries) {
+using Metadata = std::vector<std::pair<std::string, std::string>>;
+
+std::string file_of(const std::vector<Entry> &entries, const Metadata &metadata = {}) {
     struct safetensors_builder builder = {};
     std::string data;
+    for (const auto &pair : metadata) {
+        safetensors_add_metadata(&builder, pair.first.c_str(), pair.second.c_str());
+    }
     for (const Entry &entry : entries) {
         struct tensor_view view =
             tensor_make(entry.name.c_str(), entry.dtype, nullptr,
@@ -365,15 +370,116 @@ TEST_F(Import, WordsRulesAndNamesBesideTheFile) {
 
 TEST_F(Import, AConfigOfOthersSaysNothing) {
     disk_.put("/hub/model.safetensors", file_of(torch_entries()));
-    for (
-        const char *config :
-        {"{}", "[1]", R"({"text": 3, "id2label": {"0": 1}, "step": -1})",
-         R"({"text": {"strip_html": 1, "max_length": "9"}, "id2label": {"0": "a\nb", "1": "c"}})"}) {
+    for (const char *config :
+         {"{}", "[1]", R"({"text": null, "id2label": null, "step": null})",
+          R"({"text": {"strip_html": null}, "label2id": {"a": 0}, "max_length": -3})"}) {
         disk_.put("/hub/config.json", config);
         ASSERT_EQ(read("/hub"), STATUS_OK) << config << err_.message;
         EXPECT_EQ(checkpoint_->tensor_count, static_cast<size_t>(MODEL_TENSORS)) << config;
         EXPECT_EQ(checkpoint_metadata(checkpoint_, "step"), nullptr) << config;
     }
+}
+
+TEST_F(Import, AnUnusableEntryOfOursIsNamed) {
+    const std::string label31(31, 'x'), label32(32, 'x');
+    auto labels = [](const std::string &first, const std::string &second) {
+        return R"({"id2label": {"0": ")" + first + R"(", "1": ")" + second + R"("}})";
+    };
+    const std::vector<std::pair<std::string, std::string>> cases = {
+        {R"({"text": 3})", "\"text\""},
+        {R"({"text": {"strip_html": 1}})", "\"text.strip_html\""},
+        {R"({"text": {"max_length": -5}})", "\"text.max_length\""},
+        {R"({"text": {"max_length": "9"}})", "\"text.max_length\""},
+        {R"({"text": {"max_length": 1e3}})", "\"text.max_length\""},
+        {R"({"text": {"lowercase": false}})", "\"text.lowercase\""},
+        {R"({"text": {"split": "character"}})", "\"text.split\""},
+        {R"({"step": -1})", "\"step\""},
+        {R"({"id2label": ["a", "b"]})", "\"id2label\""},
+        {R"({"id2label": {"0": "a"}})", "\"id2label\""},
+        {R"({"id2label": {"0": 1, "1": "b"}})", "\"id2label\""},
+        {labels("a\\nb", "c"), "\"id2label\""},
+        {labels("a\\tb", "c"), "\"id2label\""},
+        {labels("a", "\\u001b[31m"), "\"id2label\""},
+        {labels("a", "\x7F"), "\"id2label\""},
+        {labels("", "c"), "\"id2label\""},
+        {labels("a", "a"), "\"id2label\""},
+        {labels("a", label32), "\"id2label\""},
+    };
+    disk_.put("/hub/model.safetensors", file_of(torch_entries()));
+    for (const auto &test : cases) {
+        disk_.put("/hub/config.json", test.first);
+        EXPECT_EQ(read("/hub"), STATUS_DATA) << test.first;
+        const std::string said = err_.message;
+        EXPECT_NE(said.find("/hub/config.json: " + test.second), std::string::npos) << said;
+    }
+    disk_.put("/hub/config.json", labels("y" + label31.substr(1), label31)); // just short enough
+    ASSERT_EQ(read("/hub"), STATUS_OK) << err_.message;
+    EXPECT_EQ(bytes(TENSOR_LABEL_NAMES), "y" + label31.substr(1) + "\n" + label31 + "\n");
+}
+
+// Finite in the file: the file is not to be called broken.
+TEST_F(Import, ValuesTooLargeForFp32AreNamed) {
+    const double huge[] = {1.0, 1e300, 0.0, 0.0, 0.0};
+    std::vector<Entry> entries = torch_entries();
+    rename(&entries, "fc1.bias",
+           {"fc1.bias", DTYPE_F64, {D}, std::string(reinterpret_cast<const char *>(huge), 40)});
+    EXPECT_EQ(read_entries(entries), STATUS_NONFINITE);
+    for (const char *part : {"/w.safetensors", "fc1.bias [5]", "element 1", "too large for fp32"}) {
+        EXPECT_NE(std::string(err_.message).find(part), std::string::npos) << err_.message;
+    }
+    entries = torch_entries();
+    for (const char *bias : {"rnn.bias_ih_l0", "rnn.bias_hh_l0"}) {
+        rename(&entries, bias,
+               {bias, DTYPE_F32, {4 * H}, bytes_of(std::vector<float>(4 * H, 3e38f))});
+    }
+    EXPECT_EQ(read_entries(entries), STATUS_NONFINITE);
+    EXPECT_NE(std::string(err_.message).find("rnn.bias_ih_l0"), std::string::npos) << err_.message;
+}
+
+TEST_F(Import, MetadataOfOthersDoNotMatter) {
+    disk_.put("/w.safetensors", file_of(torch_entries(), {{"format", "pt"},
+                                                          {"imported.embedding.weight", "x"},
+                                                          {"digest.of", "something"}}));
+    ASSERT_EQ(read("/w.safetensors"), STATUS_OK) << err_.message;
+    EXPECT_STREQ(checkpoint_metadata(checkpoint_, "imported.embedding.weight"),
+                 "word_vectors.weight");
+    EXPECT_STREQ(checkpoint_metadata(checkpoint_, "format"), "pt");
+}
+
+// What people have at hand instead.
+TEST_F(Import, FilesOfOtherFormatsAreRecognised) {
+    const std::vector<std::pair<std::string, std::vector<const char *>>> cases = {
+        {std::string("PK\3\4\x14\0\0\0", 8), {"ZIP archive", ".keras", "torch.save"}},
+        {"\x89HDF\r\n\x1a\n", {"HDF5", ".weights.h5", "w.path"}},
+        {"\x80\x02\x8a\x0al\xfc\x9c\x46", {"pickle", "safetensors.torch.save_model"}},
+        {"\x80\x04\x95xxxxx", {"pickle", "safetensors.torch.save_model"}},
+    };
+    for (const auto &test : cases) {
+        disk_.put("/model", test.first + std::string(60, '\0'));
+        EXPECT_EQ(read("/model"), STATUS_CORRUPT);
+        for (const char *part : test.second) {
+            EXPECT_NE(std::string(err_.message).find(part), std::string::npos) << err_.message;
+        }
+    }
+}
+
+TEST_F(Import, PathsAreShownWithoutHarm) {
+    disk_.put("/h\x1b[2J/model.safetensors", file_of(torch_entries()));
+    for (const char *config : {"{", "{\"step\": -1}"}) {
+        disk_.put("/h\x1b[2J/config.json", config);
+        EXPECT_EQ(read("/h\x1b[2J"), STATUS_DATA);
+        EXPECT_NE(std::string(err_.message).find("/h\\x1B[2J"), std::string::npos) << err_.message;
+    }
+    disk_.remove("/h\x1b[2J/config.json");
+    disk_.put("/h\x1b[2J/vocab.txt", "");
+    EXPECT_EQ(read("/h\x1b[2J"), STATUS_DATA);
+    EXPECT_EQ(std::string(err_.message).find('\x1b'), std::string::npos) << err_.message;
+    disk_.put("/h\x1b[2J/model.safetensors", "no such format");
+    EXPECT_EQ(read("/h\x1b[2J"), STATUS_CORRUPT);
+    EXPECT_EQ(std::string(err_.message).find('\x1b'), std::string::npos) << err_.message;
+    disk_.make_directory("/e\x1b[2J");
+    EXPECT_EQ(read("/e\x1b[2J"), STATUS_INPUT);
+    EXPECT_EQ(std::string(err_.message).find('\x1b'), std::string::npos) << err_.message;
 }
 
 TEST_F(Import, BrokenFilesBesideAreNamed) {
