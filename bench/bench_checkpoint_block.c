@@ -3,11 +3,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "bench/bench_checkpoint.h"
 #include "host/base/stop.h"
+#include "host/base/text.h"
 
 #define COLUMN(column, unit_name, field, factor)                                                   \
     .name = (column), .unit = (unit_name), .offset = offsetof(struct checkpoint_round, field),     \
@@ -55,13 +55,6 @@ double checkpoint_column_value(const struct checkpoint_column *column,
 }
 
 /* ---- clocks and memory ----------------------------------------------------------------------- */
-
-static double thread_cpu_now(void) {
-    struct timespec now;
-    return clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now) == 0
-               ? (double)now.tv_sec + (double)now.tv_nsec * 1e-9
-               : 0.0;
-}
 
 static double resident_bytes(void) {
     double pages = 0;
@@ -175,10 +168,10 @@ static enum status save_state(struct block *block, enum save_outcome *outcome, s
 /* The call that is timed: wall clock, and what this thread really computed in it. */
 static enum status timed_call(struct block *block, struct error *err) {
     enum save_outcome outcome = SAVE_ACCEPTED;
-    double cpu = thread_cpu_now(), wall = bench_clock_now();
+    double cpu = clock_thread_cpu_seconds(), wall = bench_clock_now();
     TRY(block->mode == CHECKPOINT_COPY ? copy_state(block, err) : save_state(block, &outcome, err));
     wall = bench_clock_now() - wall;
-    cpu = thread_cpu_now() - cpu;
+    cpu = clock_thread_cpu_seconds() - cpu;
     if (outcome == SAVE_ACCEPTED && block->calls < block->capacity) {
         block->walls[block->calls] = wall;
         block->cpus[block->calls] = cpu;

@@ -22,17 +22,6 @@ static const char *format_name(enum export_format format) {
     return names[format];
 }
 
-/* A path for a message. */
-struct shown {
-    char text[400];
-};
-
-static struct shown show(const char *path) {
-    struct shown shown;
-    text_escape(path, strlen(path), shown.text, sizeof shown.text);
-    return shown;
-}
-
 static bool ends_with(const char *text, const char *ending) {
     size_t size = strlen(text), tail = strlen(ending);
     return size >= tail && strcmp(text + size - tail, ending) == 0;
@@ -47,7 +36,7 @@ static enum status check_output(const struct options *options, struct error *err
     CHECK(!folder || !ends_with(options->output, ".safetensors"), err, STATUS_USAGE,
           "--output %s: --format safetensors writes a folder (model.safetensors in it, with "
           "config.json, vocab.txt, README.md): name the folder",
-          show(options->output).text);
+          text_show(options->output).text);
     return export_output_check(options->output, folder, format_name(options->export_format), err);
 }
 
@@ -93,7 +82,7 @@ static enum status check_finite(const struct tensor_view *tensor, const char *pa
     for (uint64_t i = 0; i < elements; i++) {
         CHECK(isfinite(values[i]), err, STATUS_NONFINITE,
               "%s: element %" PRIu64 " of tensor %s is not finite; such a model is not exported",
-              show(path).text, i, tensor->name);
+              text_show(path).text, i, tensor->name);
     }
     return STATUS_OK;
 }
@@ -160,12 +149,12 @@ static enum status write_output(const struct options *options, const struct expo
 }
 
 static void report(const struct options *options, const struct loaded *loaded) {
-    fprintf(stderr, "Exported %s", show(loaded->path).text);
+    fprintf(stderr, "Exported %s", text_show(loaded->path).text);
     if (loaded->has_step) {
         fprintf(stderr, " (step %" PRIu64 ")", loaded->step);
     }
     fprintf(stderr, " as %s: %s\n", format_name(options->export_format),
-            show(options->output).text);
+            text_show(options->output).text);
     if (loaded->has_step && loaded->step == 0) {
         fprintf(stderr, "Warning: this checkpoint was saved before the first step: its weights are "
                         "not trained\n");

@@ -15,17 +15,6 @@ enum { CONFIG_BYTES_MAX = 1 << 20 };
 
 /* ---- small things ---------------------------------------------------------------------------- */
 
-/* A path for a message. */
-struct shown {
-    char text[400];
-};
-
-static struct shown show(const char *path) {
-    struct shown shown;
-    text_escape(path, strlen(path), shown.text, sizeof shown.text);
-    return shown;
-}
-
 static bool same_file(const char *left, const char *right) {
     struct stat a, b;
     return stat(left, &a) == 0 && stat(right, &b) == 0 && a.st_dev == b.st_dev &&
@@ -74,11 +63,11 @@ static enum status check_name(const char *path, struct error *err) {
     CHECK(!names_training_state(name), err, STATUS_OUTPUT,
           "--output %s has the name of a checkpoint of a model directory, which holds more than is "
           "exported (optimiser state, position): choose another name",
-          show(path).text);
+          text_show(path).text);
     CHECK(!is_model_directory(directory) || !names_file_of_run(name), err, STATUS_OUTPUT,
           "--output %s is the name of a file that the run in %s keeps for itself: choose another "
           "name",
-          show(path).text, show(directory).text);
+          text_show(path).text, text_show(directory).text);
     return STATUS_OK;
 }
 
@@ -120,7 +109,7 @@ static enum status check_parts(const char *path, struct error *err) {
         CHECK(!there || S_ISREG(info.st_mode), err, STATUS_OUTPUT,
               "--output %s: %s in it is not a regular file (a symbolic link perhaps), and the "
               "export would replace it: name another folder",
-              show(path).text, names[i]);
+              text_show(path).text, names[i]);
     }
     return STATUS_OK;
 }
@@ -132,25 +121,25 @@ static enum status check_folder(const char *path, const char *format, struct err
         int error_number = errno;
         CHECK(lstat(path, &info) != 0, err, STATUS_OUTPUT,
               "--output %s is a symbolic link that leads nowhere: name another path",
-              show(path).text);
-        CHECK(error_number == ENOENT, err, STATUS_OUTPUT, "--output %s: %s", show(path).text,
+              text_show(path).text);
+        CHECK(error_number == ENOENT, err, STATUS_OUTPUT, "--output %s: %s", text_show(path).text,
               file_errno_text(-error_number, reason, sizeof reason));
         return STATUS_OK; /* to be made */
     }
     CHECK(S_ISDIR(info.st_mode), err, STATUS_OUTPUT,
           "--output %s is a file, and --format %s writes a folder (model.safetensors, config.json, "
           "vocab.txt, README.md): name another path",
-          show(path).text, format);
+          text_show(path).text, format);
     CHECK(!is_model_directory(path), err, STATUS_OUTPUT,
           "--output %s is a model directory: name a folder of its own for the export",
-          show(path).text);
+          text_show(path).text);
     int result = file_posix.list(file_posix.context, path, note_visible, NULL);
-    CHECK(result >= 0, err, STATUS_OUTPUT, "--output %s: %s", show(path).text,
+    CHECK(result >= 0, err, STATUS_OUTPUT, "--output %s: %s", text_show(path).text,
           file_errno_text(result, reason, sizeof reason));
     CHECK(result == 0 || is_exported(path), err, STATUS_OUTPUT,
           "--output %s holds files that no export wrote: name a folder that is new, empty, or an "
           "exported one",
-          show(path).text);
+          text_show(path).text);
     return check_parts(path, err);
 }
 
@@ -163,11 +152,11 @@ static enum status check_parent(const char *path, const char *format, struct err
     struct stat info;
     CHECK(stat(directory, &info) == 0 && S_ISDIR(info.st_mode), err, STATUS_OUTPUT,
           "--output %s: there is no directory %s: make it first, or name another path",
-          show(path).text, show(directory).text);
+          text_show(path).text, text_show(directory).text);
     CHECK(name[0] != '\0', err, STATUS_OUTPUT,
           "--output %s is a directory, and --format %s writes one file: name a file, in it or "
           "elsewhere",
-          show(path).text, format);
+          text_show(path).text, format);
     return STATUS_OK;
 }
 
@@ -177,19 +166,19 @@ static enum status check_file(const char *path, const char *format, struct error
     struct stat info;
     if (lstat(path, &info) != 0) {
         char reason[256];
-        CHECK(errno == ENOENT, err, STATUS_OUTPUT, "--output %s: %s", show(path).text,
+        CHECK(errno == ENOENT, err, STATUS_OUTPUT, "--output %s: %s", text_show(path).text,
               file_errno_text(-errno, reason, sizeof reason));
         return STATUS_OK;
     }
     CHECK(!S_ISDIR(info.st_mode), err, STATUS_OUTPUT,
           "--output %s is a directory, and --format %s writes one file: name a file, in it or "
           "elsewhere",
-          show(path).text, format);
+          text_show(path).text, format);
     CHECK(!S_ISLNK(info.st_mode), err, STATUS_OUTPUT,
           "--output %s is a symbolic link, which the export would replace: name the file itself",
-          show(path).text);
+          text_show(path).text);
     CHECK(S_ISREG(info.st_mode), err, STATUS_OUTPUT,
-          "--output %s is not a regular file: name another", show(path).text);
+          "--output %s is not a regular file: name another", text_show(path).text);
     return STATUS_OK;
 }
 
@@ -212,6 +201,7 @@ enum status export_output_check_source(const char *path, bool folder, const char
         same = same || same_file(weights, source);
     }
     CHECK(!same, err, STATUS_OUTPUT,
-          "--output %s is what is exported, or holds it: choose another name", show(path).text);
+          "--output %s is what is exported, or holds it: choose another name",
+          text_show(path).text);
     return STATUS_OK;
 }

@@ -26,17 +26,6 @@ struct beside {
         label_names[2 * DATASET_LABEL_CAPACITY + 1]; /* two names, each ended by a newline; or "" */
 };
 
-/* A path or a name from a file for a message. */
-struct shown {
-    char text[400];
-};
-
-static struct shown show(const char *string) {
-    struct shown shown;
-    text_escape(string, strlen(string), shown.text, sizeof shown.text);
-    return shown;
-}
-
 /* ---- vocab.txt ------------------------------------------------------------------------------- */
 
 /* How others write the two entries that are no words. */
@@ -98,8 +87,8 @@ static enum status read_vocabulary(const struct file_table *files, const char *d
         bool empty = !text.failed;
         text_free(&text);
         return empty ? error_set(err, STATUS_DATA, "%s is empty: expected one token a line",
-                                 show(path).text)
-                     : error_set(err, STATUS_MEMORY, "no memory for %s", show(path).text);
+                                 text_show(path).text)
+                     : error_set(err, STATUS_MEMORY, "no memory for %s", text_show(path).text);
     }
     out->vocabulary = text.bytes;
     out->vocabulary_bytes = text.size;
@@ -221,9 +210,9 @@ static enum status read_config(const struct file_table *files, const char *direc
     json_error_t reason;
     json_t *config = json_loadb((const char *)bytes, size, 0, &reason);
     free(bytes);
-    const struct shown shown = show(path);
+    const struct text_shown shown = text_show(path);
     CHECK(config != NULL, err, STATUS_DATA, "%s: line %d: %s: expected a JSON object", shown.text,
-          reason.line, show(reason.text).text);
+          reason.line, text_show(reason.text).text);
     enum status status = read_entries(config, shown.text, out, err);
     json_decref(config);
     return status;
@@ -276,7 +265,7 @@ static enum status too_large(const struct import_source *source, uint64_t index,
                      "%s: tensor %s %s: element %" PRIu64
                      "%s is too large for fp32, in which Cairn "
                      "computes",
-                     path, show(source->tensor->name).text,
+                     path, text_show(source->tensor->name).text,
                      tensor_shape_text(source->tensor, shape, sizeof shape), index,
                      source->added != NULL ? ", to which the second bias is added," : "");
 }
@@ -433,7 +422,7 @@ static enum status find_file(const struct file_table *files, const char *path,
           ": expected a checkpoint, a .safetensors "
           "file, or a folder as `cairn export` writes it (of a model directory, name one of its "
           "checkpoints; an export that was cut short is to be repeated)",
-          show(path).text);
+          text_show(path).text);
     return STATUS_OK;
 }
 
@@ -458,7 +447,7 @@ static enum status translate(const struct file_table *files, const char *path, b
                              const struct checkpoint *file, struct checkpoint **out,
                              struct error *err) {
     struct beside beside = {.strip_html = -1, .max_length = -1, .step = -1};
-    const struct shown shown = show(path);
+    const struct text_shown shown = text_show(path);
     bool renamed = import_names_are_foreign(file);
     struct import_plan *plan = renamed ? malloc(sizeof *plan) : NULL;
     CHECK(!renamed || plan != NULL, err, STATUS_MEMORY, "no memory for the names of the tensors");

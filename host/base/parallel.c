@@ -5,17 +5,24 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <unistd.h>
 
 #include "host/base/text.h"
 
+/* The mask of a large machine may need more than the usual 1024 bits. */
 unsigned parallel_processors(void) {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) {
-        return (unsigned)CPU_COUNT(&set);
+    for (int cpus = 1024; cpus <= 1 << 20; cpus *= 4) {
+        cpu_set_t *set = CPU_ALLOC((size_t)cpus);
+        if (set == NULL) {
+            break;
+        }
+        size_t bytes = CPU_ALLOC_SIZE((size_t)cpus);
+        int count = sched_getaffinity(0, bytes, set) == 0 ? CPU_COUNT_S(bytes, set) : 0;
+        CPU_FREE(set);
+        if (count > 0) {
+            return (unsigned)count;
+        }
     }
-    long online = sysconf(_SC_NPROCESSORS_ONLN); /* more processors than the set can name */
-    return online > 0 ? (unsigned)online : 1;
+    return 1;
 }
 
 struct lane {

@@ -283,3 +283,9 @@ double clock_wall_seconds(void) {
 double clock_thread_cpu_seconds(void) {
     return clock_seconds(CLOCK_THREAD_CPUTIME_ID);
 }
+
+struct text_shown text_show(const char *string) {
+    struct text_shown shown;
+    text_escape(string, strlen(string), shown.text, sizeof shown.text);
+    return shown;
+}

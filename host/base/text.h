@@ -55,6 +55,12 @@ void text_free(struct text *text);
  * a cut is shown by "...". Returns `out`. */
 char *text_escape(const char *bytes, size_t size, char *out, size_t capacity);
 
+/* The same by value, for a path in the middle of a message: text_show(path).text */
+struct text_shown {
+    char text[400];
+};
+struct text_shown text_show(const char *string);
+
 /* The whole NUL-terminated string as a number: no leading white space, no rest. False when it is
  * not one or does not fit. */
 bool text_parse_i64(const char *string, int64_t *out);

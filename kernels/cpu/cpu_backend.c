@@ -8,13 +8,13 @@
 
 #include <assert.h>
 #include <inttypes.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "host/base/memory.h"
+#include "host/base/parallel.h"
 #include "kernels/cpu/cpu_limits.h"
 #include "kernels/cpu/cpu_pool.h"
 #include "kernels/cpu/cpu_probe.h"
@@ -381,26 +381,8 @@ static enum status choose_kernels(const char *isa, const char *precision,
                      strstr(isa, "bf16") != NULL ? " (bf16 is asked for by --precision)" : "");
 }
 
-/* Cores in the affinity mask; the mask of a large machine may need more than the usual 1024 bits.
- */
-static uint32_t affinity_cores(void) {
-    for (int cpus = 1024; cpus <= 1 << 20; cpus *= 4) {
-        cpu_set_t *set = CPU_ALLOC((size_t)cpus);
-        if (set == NULL) {
-            break;
-        }
-        size_t bytes = CPU_ALLOC_SIZE((size_t)cpus);
-        int count = sched_getaffinity(0, bytes, set) == 0 ? CPU_COUNT_S(bytes, set) : 0;
-        CPU_FREE(set);
-        if (count > 0) {
-            return (uint32_t)count;
-        }
-    }
-    return 1;
-}
-
 uint32_t backend_cpu_default_threads(void) {
-    uint32_t threads = affinity_cores();
+    uint32_t threads = parallel_processors();
     uint32_t quota = cpu_limits_quota("/proc/self/cgroup", "/sys/fs/cgroup");
     return quota > 0 && quota < threads ? quota : threads;
 }
