@@ -121,13 +121,15 @@ struct checkpoint_trainee {
     double state_bytes;   /* of all tensors of a checkpoint; known after the first save */
     uint64_t epoch_steps; /* 0: there are no epochs */
     bool made_up;
-    uint64_t step; /* steps done since it was made */
+    uint64_t step;         /* steps done since it was made */
+    struct writer *writer; /* the block's: takes the saves, and is settled before each update. NULL:
+                              none */
     /* Back to the batch where every block begins; what was learnt stays. */
     enum status (*rewind)(struct checkpoint_trainee *self, struct error *err);
     enum status (*make_step)(struct checkpoint_trainee *self, struct error *err);
-    /* Ask `writer` for a save of the state, as the trainer does. */
-    enum status (*save)(struct checkpoint_trainee *self, struct writer *writer,
-                        enum save_outcome *outcome, struct error *err);
+    /* Ask the writer for a save of the state, as the trainer does. */
+    enum status (*save)(struct checkpoint_trainee *self, enum save_outcome *outcome,
+                        struct error *err);
     /* Hear of a finished save. */
     void (*heard)(struct checkpoint_trainee *self, const struct save_result *result);
     /* Read a checkpoint's tensors back into the device. */
@@ -145,7 +147,7 @@ MUST_USE enum status checkpoint_real_create(const struct options *options, struc
  * deviation of its own between 0.01 and 0.1), Adam's m (normal, rows of 1e-5 to 1e-3) and v (its
  * square, never 0): as random in the mantissa and as alike in the exponent as trained numbers. A
  * step is `step_seconds` of additions and multiplications on one core, measured before, so that it
- * takes longer when the writer needs that core; the state does not change. */
+ * takes longer when the writer needs that core, and at its end an update that changes nothing. */
 MUST_USE enum status checkpoint_synthetic_create(struct backend *be, double megabytes,
                                                  double step_seconds, const char *directory,
                                                  struct checkpoint_trainee **out,
@@ -158,8 +160,9 @@ struct checkpoint_round {
     double steps, seconds, step_seconds;
     double lost; /* share of the throughput of `off` in the same repeat */
     /* p99 is NaN when there were fewer than 100 calls */
-    double stall_p50, stall_p99, stall_max; /* seconds in the save call, of accepted saves */
-    double cpu_p50, cpu_p99, cpu_max;       /* processor time of the trainer's thread in it */
+    double stall_p50, stall_p99, stall_max; /* seconds in the save call, of accepted saves, and
+                                               before the update that follows (writer_settle) */
+    double cpu_p50, cpu_p99, cpu_max;       /* processor time of the trainer's thread in the call */
     double asked, done, skipped, delayed, failed;
     double durable_p50, durable_max; /* from the call until the file's name is durable */
     /* means over the saves that became durable; retain, the state file and what is deleted, comes

@@ -136,15 +136,6 @@ static void poll_results(struct block *block) {
     }
 }
 
-/* Without a copy on the device first a snapshot is what it is with unified memory: one copy to the
- * pinned slot on the compute stream, behind which training waits. So the writer is told so while
- * it looks: when it allocates, and in the save call. */
-static bool pretend_unified(struct block *block) {
-    bool was = block->trainee->be->unified_memory;
-    block->trainee->be->unified_memory = was || checkpoint_mode_is_direct(block->mode);
-    return was;
-}
-
 static enum status copy_state(struct block *block, struct error *err) {
     struct checkpoint_trainee *trainee = block->trainee;
     struct backend *be = trainee->be;
@@ -154,18 +145,15 @@ static enum status copy_state(struct block *block, struct error *err) {
 }
 
 static enum status save_state(struct block *block, enum save_outcome *outcome, struct error *err) {
-    struct checkpoint_trainee *trainee = block->trainee;
-    bool was = pretend_unified(block);
-    enum status status = trainee->save(trainee, block->writer, outcome, err);
-    trainee->be->unified_memory = was;
-    TRY(status);
+    TRY(block->trainee->save(block->trainee, outcome, err));
     if (checkpoint_mode_waits(block->mode)) {
         writer_drain(block->writer);
     }
     return STATUS_OK;
 }
 
-/* The call that is timed: wall clock, and what this thread really computed in it. */
+/* The call that is timed: wall clock, and what this thread really computed in it. What a later step
+ * waits for the save's copies comes to it in make_steps. */
 static enum status timed_call(struct block *block, struct error *err) {
     enum save_outcome outcome = SAVE_ACCEPTED;
     double cpu = clock_thread_cpu_seconds(), wall = bench_clock_now();
@@ -183,9 +171,15 @@ static enum status timed_call(struct block *block, struct error *err) {
 static enum status make_steps(struct block *block, uint64_t interval, uint64_t steps,
                               struct error *err) {
     struct checkpoint_trainee *trainee = block->trainee;
+    double settled = 0.0;
     for (uint64_t i = 0; i < steps; i++) {
         CHECK(stop_signal() == 0, err, STATUS_STOPPED, "stopped by a signal");
         TRY(trainee->make_step(trainee, err));
+        if (block->writer != NULL && block->calls > 0) {
+            double before = settled;
+            settled = writer_settle_seconds(block->writer);
+            block->walls[block->calls - 1] += settled - before;
+        }
         /* In the middle of the interval, so that what follows a save is within the block. */
         bool due = i % interval == (interval - 1) / 2;
         if (due && block->mode != CHECKPOINT_OFF) {
@@ -212,14 +206,17 @@ static enum status open_block(struct block *block, const struct checkpoint_plan 
         TRY(be->table->host_alloc(be, trainee->region_bytes, &block->copies[i], err));
     }
     block->resident_before = resident_bytes();
-    return checkpoint_mode_saves(block->mode)
-               ? checkpoint_block_writer(trainee, plan->options, block->mode, &block->writer, err)
-               : STATUS_OK;
+    if (checkpoint_mode_saves(block->mode)) {
+        TRY(checkpoint_block_writer(trainee, plan->options, block->mode, &block->writer, err));
+    }
+    trainee->writer = block->writer;
+    return STATUS_OK;
 }
 
 static void close_block(struct block *block) {
     struct backend *be = block->trainee->be;
     writer_free(block->writer);
+    block->trainee->writer = NULL;
     for (size_t i = 0; i < COPIES; i++) {
         if (block->copies[i] != NULL) {
             be->table->host_free(be, block->copies[i]);
@@ -269,9 +266,7 @@ static void describe_saves(struct block *block, struct checkpoint_round *out) {
     out->writer_speed =
         sums->compress_seconds > 0 ? (double)sums->raw_bytes / sums->compress_seconds : 0;
     size_t pinned, device;
-    bool was = pretend_unified(block);
     writer_memory(block->writer, &pinned, &device);
-    block->trainee->be->unified_memory = was;
     out->pinned_bytes = (double)pinned;
     out->device_bytes = (double)device;
     double grown = resident_bytes() - block->resident_before;
@@ -331,13 +326,10 @@ enum status checkpoint_block_writer(struct checkpoint_trainee *trainee,
         .busy = policies[options->checkpoint_busy],
         .compression_threads = (unsigned)options->compression_threads,
         .host_capacity = 64 * 1024, /* the trainer's */
+        .direct = checkpoint_mode_is_direct(mode),
     };
-    struct block block = {.trainee = trainee, .mode = mode};
-    bool was = pretend_unified(&block);
-    enum status status = writer_create(&writer_options, trainee->be, trainee->region,
-                                       trainee->region_bytes, out, err);
-    trainee->be->unified_memory = was;
-    return status;
+    return writer_create(&writer_options, trainee->be, trainee->region, trainee->region_bytes, out,
+                         err);
 }
 
 enum status checkpoint_block_save(struct checkpoint_trainee *trainee,

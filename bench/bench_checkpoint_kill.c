@@ -39,14 +39,15 @@ static enum status train_for_ever(struct checkpoint_trainee *trainee,
     enum save_outcome outcome;
     TRY(trainee->rewind(trainee, err));
     TRY(checkpoint_block_writer(trainee, plan->options, mode, &writer, err));
-    TRY(trainee->save(trainee, writer, &outcome, err));
+    trainee->writer = writer;
+    TRY(trainee->save(trainee, &outcome, err));
     writer_drain(writer);
     atomic_store(&shared->started, true);
     for (pid_t parent = shared->parent;
          getppid() == parent;) { /* without it nobody would end this */
         TRY(trainee->make_step(trainee, err));
         if (trainee->step % interval == 0) {
-            TRY(trainee->save(trainee, writer, &outcome, err));
+            TRY(trainee->save(trainee, &outcome, err));
             if (checkpoint_mode_waits(mode)) {
                 writer_drain(writer);
             }

@@ -31,6 +31,14 @@ static enum status rewind_real(struct checkpoint_trainee *self, struct error *er
     return start_epoch(real_of(self), 0, err);
 }
 
+/* The block's writer takes the place of the trainer's own, which has nothing to do here; returns
+ * the one to put back. */
+static struct writer *exchange_writer(struct trainer *trainer, struct writer *writer) {
+    struct writer *before = trainer->writer;
+    trainer->writer = writer != NULL ? writer : before;
+    return before;
+}
+
 static enum status make_step(struct checkpoint_trainee *self, struct error *err) {
     struct real *real = real_of(self);
     struct trainer *trainer = real->trainer;
@@ -40,8 +48,10 @@ static enum status make_step(struct checkpoint_trainee *self, struct error *err)
         batch = batcher_next(trainer->batcher);
     }
     batch->view.tokens = trainer->tokens;
+    struct writer *own = exchange_writer(trainer, self->writer);
     enum status status =
         model_train_step(trainer->model, &batch->view, (uint64_t)trainer->state.step + 1, err);
+    trainer->writer = own;
     batcher_recycle(trainer->batcher, batch);
     TRY(status);
     trainer->state.step++;
@@ -52,12 +62,11 @@ static enum status make_step(struct checkpoint_trainee *self, struct error *err)
     return model_poll_sums(trainer->model, false, &trainer->sums, &seen, err);
 }
 
-static enum status save(struct checkpoint_trainee *self, struct writer *writer,
-                        enum save_outcome *outcome, struct error *err) {
+static enum status save(struct checkpoint_trainee *self, enum save_outcome *outcome,
+                        struct error *err) {
     struct trainer *trainer = real_of(self)->trainer;
-    struct writer *own = trainer->writer;
     uint64_t accepted = trainer->accepted_saves;
-    trainer->writer = writer;
+    struct writer *own = exchange_writer(trainer, self->writer);
     enum status status = trainer_save(trainer, SAVE_RING_DUE, NULL, err);
     trainer->writer = own;
     *outcome = trainer->accepted_saves > accepted ? SAVE_ACCEPTED : SAVE_SKIPPED;

@@ -62,14 +62,17 @@ static enum status make_step(struct checkpoint_trainee *self, struct error *err)
     (void)err;
     struct synthetic *synthetic = synthetic_of(self);
     work(synthetic, synthetic->rounds);
+    if (self->writer != NULL) {
+        writer_settle(self->writer); /* here an update would change the state */
+    }
     self->step++;
     return STATUS_OK;
 }
 
 /* ---- saves ----------------------------------------------------------------------------------- */
 
-static enum status save(struct checkpoint_trainee *self, struct writer *writer,
-                        enum save_outcome *outcome, struct error *err) {
+static enum status save(struct checkpoint_trainee *self, enum save_outcome *outcome,
+                        struct error *err) {
     struct synthetic *synthetic = synthetic_of(self);
     struct save_request request;
     char name[64], step[24];
@@ -85,7 +88,8 @@ static enum status save(struct checkpoint_trainee *self, struct writer *writer,
           err, STATUS_OUTPUT, "--dir: the path of %s is too long", name);
     snprintf(step, sizeof step, "%" PRIu64, self->step);
     request.metadata[0] = (struct metadata_pair){"step", step};
-    return writer_save(writer, synthetic->sources, synthetic->source_count, &request, outcome, err);
+    return writer_save(self->writer, synthetic->sources, synthetic->source_count, &request, outcome,
+                       err);
 }
 
 static void heard(struct checkpoint_trainee *self, const struct save_result *result) {
@@ -168,7 +172,7 @@ static void list_sources(struct synthetic *synthetic, size_t part_floats) {
             snprintf(name, sizeof name, "%slayer%zu.weight", prefixes[p], i);
             synthetic->sources[synthetic->source_count++] = (struct snapshot_source){
                 tensor_make(name, DTYPE_F32, synthetic->state + p * part_floats + from, 1, &length),
-                SNAPSHOT_DEVICE};
+                SNAPSHOT_DEVICE, .steady = true};
         }
     }
 }

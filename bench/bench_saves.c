@@ -44,7 +44,7 @@ static void list_sources(struct bench_saves *saves) {
         model_views(model, prefixes[p], parts[p], views);
         for (size_t i = 0; i < MODEL_TENSORS; i++) {
             saves->sources[p * MODEL_TENSORS + i] =
-                (struct snapshot_source){views[i], SNAPSHOT_DEVICE};
+                (struct snapshot_source){views[i], SNAPSHOT_DEVICE, false};
         }
     }
 }
@@ -53,8 +53,8 @@ static enum status open_saves(struct bench_saves *saves, struct error *err) {
     const struct model *model = saves->rig->model;
     list_sources(saves);
     saves->counts.bytes = model->state_bytes;
-    TRY(snapshot_pool_create(saves->rig->be, model->state, model->state_bytes, 0, &saves->pool,
-                             err));
+    TRY(snapshot_pool_create(saves->rig->be, model->state, model->state_bytes, 0, false,
+                             &saves->pool, err));
     TRY(queue_create(SNAPSHOT_SLOTS, &saves->filled, err));
     saves->has_drainer = pthread_create(&saves->drainer, NULL, drain, saves) == 0;
     CHECK(saves->has_drainer, err, STATUS_MEMORY, "cannot start a thread");

@@ -104,7 +104,8 @@ static void list_sources(struct bench_train_run *run) {
         struct tensor_view views[MODEL_TENSORS];
         model_views(model, prefixes[p], parts[p], views);
         for (size_t i = 0; i < MODEL_TENSORS; i++) {
-            run->sources[run->source_count++] = (struct snapshot_source){views[i], SNAPSHOT_DEVICE};
+            run->sources[run->source_count++] =
+                (struct snapshot_source){views[i], SNAPSHOT_DEVICE, false};
         }
     }
     size_t bytes;
@@ -112,7 +113,7 @@ static void list_sources(struct bench_train_run *run) {
     uint64_t length = bytes;
     run->sources[run->source_count++] = (struct snapshot_source){
         tensor_make("vocabulary", DTYPE_U8, (void *)(uintptr_t)words, 1, &length),
-        SNAPSHOT_CONSTANT};
+        SNAPSHOT_CONSTANT, false};
 }
 
 static enum status make_directory(struct bench_train_run *run, struct error *err) {

@@ -16,9 +16,9 @@
  *     model_free(model);
  *
  * A device with its own memory works behind the host: what a step needs travels in one copy from
- * one of MODEL_STEPS_AHEAD pinned slots, and the sums of that step come back into the same slot. The
- * host is never further ahead than there are slots, and waits for the device only when they are all
- * under way or when somebody asks for exact sums.
+ * one of MODEL_STEPS_AHEAD pinned slots, and the sums of that step come back into the same slot.
+ * The host is never further ahead than there are slots, and waits for the device only when they are
+ * all under way or when somebody asks for exact sums.
  *
  * Files: model.c (layout, memory, initial weights), model_steps.c (the steps).
  *
@@ -98,7 +98,9 @@ struct model {
     size_t next_slot;
     struct pass_sums latest_sums; /* the newest that came back, of step latest_step */
     uint64_t latest_step;
-    struct backend_recording *recording; /* of the training step */
+    struct backend_recording *recording;  /* of the training step */
+    void (*before_change)(void *context); /* model_before_change */
+    void *before_change_context;
 };
 
 /* Allocates everything; the step allocates nothing. The caller frees with model_free.
@@ -113,6 +115,13 @@ void model_free(struct model *model);
  * Keras makes one, stored transposed), zero biases with 1 for the forget gate. Moments and sums
  * zero. A pure function of seed and shape. */
 MUST_USE enum status model_initialise(struct model *model, uint64_t seed, struct error *err);
+
+/* Have `settle(context)` called before weights, m, v or best weights change, on the calling thread:
+ * in the middle of a step, between the gradients and the update, and before best weights are
+ * captured or swapped; so that somebody can read them until then (io/snapshot.h, steady tensors).
+ * Not by model_initialise and model_upload. Only where memory is unified: a device with its own is
+ * read in stream order. NULL: nothing. */
+void model_before_change(struct model *model, void (*settle)(void *context), void *context);
 
 /* The weights of a part (weights, m, v, best, gradients) as a struct of pointers. */
 struct model_weights model_weights_at(const struct model *model, float *part);

@@ -106,6 +106,17 @@ static enum status place_batch(struct model *model, const struct batch_view *bat
 
 /* ---- steps ---- */
 
+void model_before_change(struct model *model, void (*settle)(void *context), void *context) {
+    model->before_change = settle;
+    model->before_change_context = context;
+}
+
+static void announce_change(const struct model *model) {
+    if (model->before_change != NULL && model->be->unified_memory) {
+        model->before_change(model->before_change_context);
+    }
+}
+
 static struct lstm_args lstm_args_of(struct model *model, const struct batch_view *batch,
                                      bool training) {
     struct lstm_args args = {.shape = model->shape,
@@ -171,6 +182,7 @@ static enum status enqueue_update(struct model *model, const struct batch_view *
                              .beta1 = adam_beta1,
                              .beta2 = adam_beta2,
                              .epsilon = adam_epsilon};
+    announce_change(model);
     return table->adam_step(model->be, &adam, err);
 }
 
@@ -268,6 +280,7 @@ enum status model_write_sums(struct model *model, const struct pass_sums *sums, 
 
 enum status model_capture_best(struct model *model, struct error *err) {
     assert(model->best != NULL);
+    announce_change(model);
     return model->be->table->copy(model->be, model->best, model->weights,
                                   model->layout.part_floats * sizeof(float), BACKEND_STREAM_COMPUTE,
                                   err);
@@ -277,6 +290,7 @@ enum status model_swap_best(struct model *model, struct error *err) {
     assert(model->best != NULL && model->gradients != NULL);
     const struct backend_table *table = model->be->table;
     size_t bytes = model->layout.part_floats * sizeof(float);
+    announce_change(model);
     /* The gradients are free between steps; three copies in stream order make the swap. */
     TRY(table->copy(model->be, model->gradients, model->weights, bytes, BACKEND_STREAM_COMPUTE,
                     err));

@@ -41,7 +41,7 @@ struct trainer {
     struct writer *writer;
     struct history *history;
     struct summary *summary; /* NULL before trainer_run, and with --tensorboard off */
-    void *tokens; /* the training tokens where the device reads them */
+    void *tokens;            /* the training tokens where the device reads them */
     uint64_t steps_per_epoch;
     uint64_t last_step; /* absolute step at which --steps or --max-steps ends the run; UINT64_MAX if
                            none */
@@ -88,6 +88,10 @@ enum save_kind {
  * `values` may be NULL without SAVE_FILEPATH. */
 MUST_USE enum status trainer_save(struct trainer *trainer, unsigned kinds,
                                   const struct template_values *values, struct error *err);
+
+/* Wait until no save reads the weights and moments any more; `trainer` is one. For
+ * model_before_change. */
+void trainer_settle(void *trainer);
 
 /* Log finished saves; count failures. Never blocks. */
 void trainer_collect_saves(struct trainer *trainer);

@@ -13,7 +13,7 @@ static size_t add_part(struct trainer *trainer, const char *prefix, float *part,
     struct tensor_view views[MODEL_TENSORS];
     model_views(trainer->model, prefix, part, views);
     for (size_t i = 0; i < MODEL_TENSORS; i++) {
-        out[i] = (struct snapshot_source){views[i], SNAPSHOT_DEVICE};
+        out[i] = (struct snapshot_source){views[i], SNAPSHOT_DEVICE, .steady = true};
     }
     return MODEL_TENSORS;
 }
@@ -23,11 +23,12 @@ static struct snapshot_source constant(const char *name, enum dtype dtype, const
     /* The writer only reads; a view has no const twin. */
     void *bytes = (void *)(uintptr_t)data;
     return (struct snapshot_source){tensor_make(name, dtype, bytes, rank, &length),
-                                    SNAPSHOT_CONSTANT};
+                                    SNAPSHOT_CONSTANT, false};
 }
 
 /* Weights, moments, best weights, run state, vocabulary, text rules: docs/checkpoint-format.md
- * lists them. After the best weights were restored the part behind `best` holds the last ones. */
+ * lists them. What only the update changes is steady: trainer_settle stands before it. After the
+ * best weights were restored the part behind `best` holds the last ones. */
 static size_t list_sources(struct trainer *trainer, struct snapshot_source *out) {
     struct model *model = trainer->model;
     size_t n = add_part(trainer, "", model->weights, out);
@@ -39,7 +40,8 @@ static size_t list_sources(struct trainer *trainer, struct snapshot_source *out)
     }
     uint64_t sums_length = sizeof(struct pass_sums) / sizeof(double);
     out[n++] = (struct snapshot_source){
-        tensor_make("state.epoch_sums", DTYPE_F64, model->sums, 1, &sums_length), SNAPSHOT_DEVICE};
+        tensor_make("state.epoch_sums", DTYPE_F64, model->sums, 1, &sums_length), SNAPSHOT_DEVICE,
+        false};
     n += run_state_sources(&trainer->state, out + n);
     size_t vocabulary_bytes;
     const char *vocabulary = vocabulary_text(trainer->setup.vocabulary, &vocabulary_bytes);
@@ -166,6 +168,10 @@ enum status trainer_save(struct trainer *trainer, unsigned kinds,
         note_accepted(trainer, kinds);
     }
     return STATUS_OK;
+}
+
+void trainer_settle(void *trainer) {
+    writer_settle(((struct trainer *)trainer)->writer);
 }
 
 bool trainer_save_due(const struct trainer *trainer) {

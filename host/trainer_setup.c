@@ -272,8 +272,10 @@ static enum status create_writer(struct trainer *trainer, struct error *err) {
         .compression_threads = (unsigned)options->compression_threads,
         .host_capacity = 64 * 1024, /* run state and the history of some 2,000 epochs; grows */
     };
-    return writer_create(&writer_options, trainer->setup.be, trainer->model->state,
-                         trainer->model->state_bytes, &trainer->writer, err);
+    TRY(writer_create(&writer_options, trainer->setup.be, trainer->model->state,
+                      trainer->model->state_bytes, &trainer->writer, err));
+    model_before_change(trainer->model, trainer_settle, trainer);
+    return STATUS_OK;
 }
 
 /* History is a record, not the state: a run goes on without it. */

@@ -9,6 +9,9 @@
  *    are idle when it is filled again. The exception is a waiting save that a newer one replaces
  *    while its copy to the host still runs: the new staging copy is ordered behind that copy, on
  *    the device.
+ *  - Copies that were put off need no order: they read what does not change before snapshot_settle.
+ *    A waiting save that is replaced has none under way, because the writer has not begun it and
+ *    snapshot_settle is the trainer's own call; so they are forgotten.
  */
 #include "io/snapshot.h"
 
@@ -16,6 +19,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "host/base/memory.h"
 
 enum {
     HOST_ALIGNMENT = 8,     /* by-value tensors start at multiples of it: the largest element */
@@ -29,8 +34,9 @@ struct snapshot_pool {
     struct backend *be;
     const uint8_t *region; /* NULL: the pool gathers, or has no device tensors */
     size_t device_bytes;
-    uint8_t *staging[SNAPSHOT_SLOTS];             /* device memory; NULL with unified memory */
-    struct backend_event *staged[SNAPSHOT_SLOTS]; /* the region is in the staging buffer */
+    bool staged;                      /* device memory is copied on the device first */
+    uint8_t *staging[SNAPSHOT_SLOTS]; /* device memory; NULL unless staged */
+    struct backend_event *staged_event[SNAPSHOT_SLOTS]; /* the region is in the staging buffer */
     bool has_mutex, has_freed;
 
     pthread_mutex_t mutex;
@@ -63,6 +69,7 @@ static enum status grow_host_copy(struct snapshot_slot *slot, size_t bytes, stru
     slot->host_copy = malloc(capacity);
     CHECK(slot->host_copy != NULL, err, STATUS_MEMORY,
           "snapshot: no memory for %zu bytes of host values; nothing was saved", capacity);
+    memory_ask_large_pages(slot->host_copy, capacity);
     touch_pages(slot->host_copy, capacity);
     slot->host_capacity = capacity;
     return STATUS_OK;
@@ -73,14 +80,15 @@ static enum status create_slot(struct snapshot_pool *pool, size_t index, size_t 
     const struct backend_table *table = pool->be->table;
     struct snapshot_slot *slot = &pool->slots[index];
     slot->pool = pool;
+    TRY(put_off_init(&slot->put_off, SNAPSHOT_TENSORS_MAX, err));
     TRY(table->event_create(pool->be, &slot->copied, err));
     TRY(grow_host_copy(slot, host_capacity, err));
     if (pool->device_bytes == 0) {
         return STATUS_OK;
     }
     TRY(table->host_alloc(pool->be, pool->device_bytes, (void **)&slot->device_copy, err));
-    if (!pool->be->unified_memory) {
-        TRY(table->event_create(pool->be, &pool->staged[index], err));
+    if (pool->staged) {
+        TRY(table->event_create(pool->be, &pool->staged_event[index], err));
         TRY(table->device_alloc(pool->be, pool->device_bytes, (void **)&pool->staging[index], err));
     }
     return STATUS_OK;
@@ -91,8 +99,8 @@ static void free_slot(struct snapshot_pool *pool, size_t index) {
     struct snapshot_slot *slot = &pool->slots[index];
     assert(!slot->busy);
     table->device_free(pool->be, pool->staging[index]);
-    if (pool->staged[index] != NULL) {
-        table->event_free(pool->be, pool->staged[index]);
+    if (pool->staged_event[index] != NULL) {
+        table->event_free(pool->be, pool->staged_event[index]);
     }
     if (slot->device_copy != NULL) {
         table->host_free(pool->be, slot->device_copy);
@@ -100,11 +108,12 @@ static void free_slot(struct snapshot_pool *pool, size_t index) {
     if (slot->copied != NULL) {
         table->event_free(pool->be, slot->copied);
     }
+    put_off_deinit(&slot->put_off);
     free(slot->host_copy);
 }
 
 enum status snapshot_pool_create(struct backend *be, const void *device_region, size_t device_bytes,
-                                 size_t host_capacity, struct snapshot_pool **out,
+                                 size_t host_capacity, bool direct, struct snapshot_pool **out,
                                  struct error *err) {
     *out = NULL;
     struct snapshot_pool *pool = calloc(1, sizeof *pool);
@@ -112,6 +121,7 @@ enum status snapshot_pool_create(struct backend *be, const void *device_region, 
     pool->be = be;
     pool->region = device_region;
     pool->device_bytes = device_bytes;
+    pool->staged = !direct && !be->unified_memory;
     pool->has_mutex = pthread_mutex_init(&pool->mutex, NULL) == 0;
     pool->has_freed = pthread_cond_init(&pool->freed, NULL) == 0;
     enum status status = STATUS_OK;
@@ -153,7 +163,7 @@ void snapshot_pool_memory(const struct snapshot_pool *pool, size_t *pinned_bytes
                           size_t *device_bytes) {
     size_t images = SNAPSHOT_SLOTS * pool->device_bytes;
     *pinned_bytes = images;
-    *device_bytes = pool->be->unified_memory ? 0 : images;
+    *device_bytes = pool->staged ? images : 0;
 }
 
 /* ---- acquire and release ---- */
@@ -188,6 +198,7 @@ struct snapshot_slot *snapshot_acquire_wait(struct snapshot_pool *pool) {
 
 void snapshot_release(struct snapshot_slot *slot) {
     struct snapshot_pool *pool = slot->pool;
+    put_off_clear(&slot->put_off);
     pthread_mutex_lock(&pool->mutex);
     assert(slot->busy);
     slot->busy = false;
@@ -195,7 +206,7 @@ void snapshot_release(struct snapshot_slot *slot) {
     pthread_mutex_unlock(&pool->mutex);
 }
 
-/* ---- fill and wait ---- */
+/* ---- places ---- */
 
 static size_t align_up(size_t bytes, size_t alignment) {
     return (bytes + alignment - 1) / alignment * alignment;
@@ -251,36 +262,73 @@ static enum status place_tensors(struct snapshot_slot *slot, const struct snapsh
     return STATUS_OK;
 }
 
+/* ---- which copies can be put off ---- */
+
+/* Bytes of a tensor that is to be copied; 0 for a constant. */
+static size_t bytes_to_copy(const struct snapshot_source *source) {
+    uint64_t bytes = 0; /* place_tensors has checked that it does not overflow */
+    return source->kind != SNAPSHOT_CONSTANT && tensor_bytes(&source->view, &bytes) ? (size_t)bytes
+                                                                                    : 0;
+}
+
+static bool is_in_host_memory(const struct snapshot_pool *pool,
+                              const struct snapshot_source *source) {
+    return source->kind == SNAPSHOT_HOST || pool->be->unified_memory;
+}
+
+/* Are there so many bytes of steady tensors that it is worth it? */
+static bool puts_off(const struct snapshot_pool *pool, const struct snapshot_source *sources,
+                     size_t count) {
+    size_t total = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (sources[i].steady && is_in_host_memory(pool, &sources[i])) {
+            total += bytes_to_copy(&sources[i]);
+        }
+    }
+    return total >= SNAPSHOT_PUT_OFF_BYTES;
+}
+
+/* ---- fill and wait ---- */
+
 static void copy_host_values(struct snapshot_slot *slot, const struct snapshot_source *sources,
-                             size_t count) {
+                             size_t count, bool put_off) {
     size_t offset = 0;
     for (size_t i = 0; i < count; i++) {
-        uint64_t bytes = 0;
-        if (sources[i].kind == SNAPSHOT_HOST && tensor_bytes(&sources[i].view, &bytes) &&
-            bytes > 0) {
-            slot->tensors[i].data = slot->host_copy + offset;
-            memcpy(slot->tensors[i].data, sources[i].view.data, (size_t)bytes);
-            offset += align_up((size_t)bytes, HOST_ALIGNMENT);
+        size_t bytes = sources[i].kind == SNAPSHOT_HOST ? bytes_to_copy(&sources[i]) : 0;
+        if (bytes == 0) {
+            continue;
         }
+        void *to = slot->tensors[i].data = slot->host_copy + offset;
+        if (put_off && sources[i].steady) {
+            put_off_add(&slot->put_off, to, sources[i].view.data, bytes);
+        } else {
+            memory_copy(to, sources[i].view.data, bytes);
+        }
+        offset += align_up(bytes, HOST_ALIGNMENT);
     }
 }
 
 /* The device tensors into `image`, each where place_tensors put it, behind the compute stream. */
-static enum status copy_device_tensors(const struct snapshot_slot *slot,
+static enum status copy_device_tensors(struct snapshot_slot *slot,
                                        const struct snapshot_source *sources, size_t count,
-                                       uint8_t *image, struct error *err) {
+                                       uint8_t *image, bool put_off, struct error *err) {
     const struct snapshot_pool *pool = slot->pool;
     const struct backend_table *table = pool->be->table;
-    if (pool->region != NULL) {
+    put_off = put_off && pool->be->unified_memory;
+    if (pool->region != NULL && !put_off) {
         return table->copy(pool->be, image, pool->region, pool->device_bytes,
                            BACKEND_STREAM_COMPUTE, err);
     }
     for (size_t i = 0; i < count; i++) {
-        uint64_t bytes = 0;
-        if (sources[i].kind == SNAPSHOT_DEVICE && tensor_bytes(&sources[i].view, &bytes) &&
-            bytes > 0) {
-            size_t offset = (size_t)((uint8_t *)slot->tensors[i].data - slot->device_copy);
-            TRY(table->copy(pool->be, image + offset, sources[i].view.data, (size_t)bytes,
+        size_t bytes = sources[i].kind == SNAPSHOT_DEVICE ? bytes_to_copy(&sources[i]) : 0;
+        if (bytes == 0) {
+            continue;
+        }
+        size_t offset = (size_t)((uint8_t *)slot->tensors[i].data - slot->device_copy);
+        if (put_off && sources[i].steady) {
+            put_off_add(&slot->put_off, image + offset, sources[i].view.data, bytes);
+        } else {
+            TRY(table->copy(pool->be, image + offset, sources[i].view.data, bytes,
                             BACKEND_STREAM_COMPUTE, err));
         }
     }
@@ -288,24 +336,24 @@ static enum status copy_device_tensors(const struct snapshot_slot *slot,
 }
 
 static enum status enqueue_copies(struct snapshot_slot *slot, const struct snapshot_source *sources,
-                                  size_t count, struct error *err) {
+                                  size_t count, bool put_off, struct error *err) {
     struct snapshot_pool *pool = slot->pool;
     struct backend *be = pool->be;
     const struct backend_table *table = be->table;
     if (pool->device_bytes == 0) {
         return STATUS_OK;
     }
-    if (be->unified_memory) {
-        TRY(copy_device_tensors(slot, sources, count, slot->device_copy, err));
+    if (!pool->staged) {
+        TRY(copy_device_tensors(slot, sources, count, slot->device_copy, put_off, err));
         return table->event_record(be, slot->copied, BACKEND_STREAM_COMPUTE, err);
     }
     size_t index = (size_t)(slot - pool->slots);
     /* A save that a newer one replaced was not waited for: its way to the host may still read the
      * staging copy. Otherwise `copied` was reached long ago and this is free. */
     TRY(table->stream_wait_event(be, BACKEND_STREAM_COMPUTE, slot->copied, err));
-    TRY(copy_device_tensors(slot, sources, count, pool->staging[index], err));
-    TRY(table->event_record(be, pool->staged[index], BACKEND_STREAM_COMPUTE, err));
-    TRY(table->stream_wait_event(be, BACKEND_STREAM_COPY, pool->staged[index], err));
+    TRY(copy_device_tensors(slot, sources, count, pool->staging[index], false, err));
+    TRY(table->event_record(be, pool->staged_event[index], BACKEND_STREAM_COMPUTE, err));
+    TRY(table->stream_wait_event(be, BACKEND_STREAM_COPY, pool->staged_event[index], err));
     TRY(table->copy(be, slot->device_copy, pool->staging[index], pool->device_bytes,
                     BACKEND_STREAM_COPY, err));
     enum status status = table->event_record(be, slot->copied, BACKEND_STREAM_COPY, err);
@@ -318,19 +366,28 @@ static enum status enqueue_copies(struct snapshot_slot *slot, const struct snaps
 enum status snapshot_fill(struct snapshot_slot *slot, const struct snapshot_source *sources,
                           size_t count, struct error *err) {
     size_t host_bytes = 0;
+    put_off_clear(&slot->put_off);
     TRY(place_tensors(slot, sources, count, &host_bytes, err));
     TRY(grow_host_copy(slot, host_bytes, err));
-    TRY(enqueue_copies(slot, sources, count,
+    bool put_off = puts_off(slot->pool, sources, count);
+    TRY(enqueue_copies(slot, sources, count, put_off,
                        err)); /* first: the device works while the host values are copied */
-    copy_host_values(slot, sources, count);
+    copy_host_values(slot, sources, count, put_off);
     slot->tensor_count = count;
     return STATUS_OK;
 }
 
+void snapshot_settle(struct snapshot_pool *pool) {
+    for (size_t i = 0; i < SNAPSHOT_SLOTS; i++) {
+        put_off_finish(&pool->slots[i].put_off);
+    }
+}
+
 enum status snapshot_wait(struct snapshot_slot *slot, struct error *err) {
     struct backend *be = slot->pool->be;
-    if (slot->pool->device_bytes == 0) {
-        return STATUS_OK;
+    if (slot->pool->device_bytes > 0) {
+        TRY(be->table->event_wait(be, slot->copied, err));
     }
-    return be->table->event_wait(be, slot->copied, err);
+    put_off_finish(&slot->put_off);
+    return STATUS_OK;
 }

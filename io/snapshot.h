@@ -7,13 +7,23 @@
  * behind an event; with unified memory in one step. Host values are copied by value in the call.
  * Constants (the vocabulary) are not copied: they never change.
  *
+ * In host memory there is no copy engine, and a large state takes a processor milliseconds. So a
+ * tensor may be called steady: its owner promises to call snapshot_settle before he changes it. Of
+ * a state with SNAPSHOT_PUT_OFF_BYTES of them or more these are not copied in snapshot_fill but by
+ * snapshot_wait, on the writer's thread, and by snapshot_settle, whichever is there first: what is
+ * between save and update, a forward and a backward pass, hides the copy.
+ *
  * Usage (trainer):                                   (writer thread):
  *     slot = snapshot_acquire(pool);                     snapshot_wait(slot, err);
  *     TRY(snapshot_fill(slot, sources, n, err));         checkpoint_encode(.., slot->tensors, ..);
  *     hand over to the writer                            snapshot_release(slot);
+ *     forward, backward
+ *     snapshot_settle(pool);
+ *     update
  *
- * THREADS: acquire and fill on the trainer's thread; wait and release on the writer's. A slot
- * belongs to the trainer from acquire until it is handed over, then to the writer until release.
+ * THREADS: acquire, fill and settle on the trainer's thread; wait and release on the writer's. A
+ * slot belongs to the trainer from acquire until it is handed over, then to the writer until
+ * release.
  */
 #ifndef CAIRN_IO_SNAPSHOT_H
 #define CAIRN_IO_SNAPSHOT_H
@@ -24,6 +34,7 @@
 
 #include "host/base/status.h"
 #include "host/base/tensor.h"
+#include "io/put_off.h"
 #include "kernels/backend.h"
 
 #ifdef __cplusplus
@@ -31,6 +42,10 @@ extern "C" {
 #endif
 
 enum { SNAPSHOT_SLOTS = 2, SNAPSHOT_TENSORS_MAX = 1024 };
+
+/* Fewer bytes are copied at once: that takes less than 150 us, and a second thread that copies
+ * beside the step costs more than it hides. */
+enum { SNAPSHOT_PUT_OFF_BYTES = 4 << 20 };
 
 enum snapshot_kind {
     SNAPSHOT_DEVICE,  /* view.data lies in the device region; in a gathering pool anywhere */
@@ -41,6 +56,8 @@ enum snapshot_kind {
 struct snapshot_source {
     struct tensor_view view;
     enum snapshot_kind kind;
+    bool steady; /* does not change between snapshot_fill and snapshot_settle. Means something for
+                    host values, and for device tensors where memory is unified */
 };
 
 struct snapshot_pool;
@@ -53,7 +70,8 @@ struct snapshot_slot {
     uint8_t *host_copy;         /* by-value tensors, grown outside the step loop */
     size_t host_capacity;
     struct backend_event *copied;
-    bool busy; /* guarded by the pool's mutex */
+    struct put_off put_off; /* copies that snapshot_wait or snapshot_settle makes */
+    bool busy;              /* guarded by the pool's mutex */
 };
 
 /* Bytes that the SNAPSHOT_DEVICE tensors of `sources` take in a gathering pool. */
@@ -62,9 +80,11 @@ size_t snapshot_gathered_bytes(const struct snapshot_source *sources, size_t cou
 /* `device_region` of `device_bytes` holds every SNAPSHOT_DEVICE tensor. NULL with `device_bytes` >
  * 0: the pool gathers; `device_bytes` is snapshot_gathered_bytes of the largest set of them.
  * Allocates both slots (and on a device with its own memory the staging copies) at once;
- * host_capacity bytes for by-value tensors. The backend and the region must outlive the pool. */
+ * host_capacity bytes for by-value tensors. With `direct` there are no staging copies: device
+ * memory goes to the slot on the compute stream, which waits for it. The backend and the region
+ * must outlive the pool. */
 MUST_USE enum status snapshot_pool_create(struct backend *be, const void *device_region,
-                                          size_t device_bytes, size_t host_capacity,
+                                          size_t device_bytes, size_t host_capacity, bool direct,
                                           struct snapshot_pool **out, struct error *err);
 /* All slots must have been released. */
 void snapshot_pool_free(struct snapshot_pool *pool);
@@ -75,17 +95,22 @@ struct snapshot_slot *snapshot_acquire(struct snapshot_pool *pool);
 struct snapshot_slot *snapshot_acquire_wait(struct snapshot_pool *pool);
 
 /* Enqueue the copies and copy host values. Never waits for the device: a copy of an
- * asynchronous device may still be under way (snapshot_wait), on the CPU it is done. Grows the
+ * asynchronous device may still be under way (snapshot_wait); in host memory it is done, but for
+ * steady tensors. Sources are `count` views that are only needed during the call. Grows the
  * by-value area when it must (never in the step loop: only the epoch history grows). On failure the
  * slot still belongs to the caller, who releases it. */
 MUST_USE enum status snapshot_fill(struct snapshot_slot *slot,
                                    const struct snapshot_source *sources, size_t count,
                                    struct error *err);
 
-/* Block until the slot's bytes are all there. Writer's thread. */
+/* Block until the slot's bytes are all there; copies what was put off. Writer's thread. */
 MUST_USE enum status snapshot_wait(struct snapshot_slot *slot, struct error *err);
 
-/* Give the slot back. */
+/* Steady tensors may change from here on: blocks until nobody reads them any more, and copies what
+ * was put off and is not yet done. Trainer's thread. */
+void snapshot_settle(struct snapshot_pool *pool);
+
+/* Give the slot back. Copies that were put off and not made are not made any more. */
 void snapshot_release(struct snapshot_slot *slot);
 
 /* Bytes of pinned host memory and of device staging memory that the pool holds. */

@@ -21,6 +21,7 @@
 
 enum {
     STALLS_KEPT = 65536,
+    SETTLES_KEPT = 2 * WRITER_RESULTS_MAX, /* more than there can be results not polled */
     UNPUBLISHED_KEPT =
         2 * SNAPSHOT_SLOTS,           /* a save can only wait for one that was queued before it */
     STRINGS_INITIAL_BYTES = 64 * 1024 /* the effective options of a run take about 4 KiB */
@@ -58,6 +59,9 @@ struct writer {
     double *stalls; /* ring of the latest STALLS_KEPT */
     double *stalls_sorted;
     uint64_t stall_count;
+    bool unsettled;                      /* a save was accepted since the last writer_settle */
+    double settle_seconds[SETTLES_KEPT]; /* of the save of id i: [i % SETTLES_KEPT] */
+    double settle_seconds_total;
 
     /* writer's thread only */
     int policy; /* of scheduling, as it was set last; -1: somebody else's choice, which stays */
@@ -111,6 +115,7 @@ bool writer_poll(struct writer *writer, struct save_result *out) {
         writer->result_count--;
         memmove(&writer->results[0], &writer->results[1],
                 writer->result_count * sizeof writer->results[0]);
+        out->stall_seconds += writer->settle_seconds[out->id % SETTLES_KEPT];
     }
     pthread_mutex_unlock(&writer->mutex);
     return found;
@@ -194,11 +199,11 @@ static void finish_job_locked(struct writer *writer, struct job *job) {
     pthread_cond_broadcast(&writer->idle);
 }
 
-/* A thread that wakes up may take the processor of the thread that woke it, which is the trainer, in
- * the middle of its save: on a machine without an idle core that was a stall of milliseconds, one
- * save in fifty. Linux does not do so for a thread of the policy SCHED_BATCH (sched(7)). While it
- * writes, the writer is an ordinary thread, or else each of its waits for the disk would end when
- * the trainer's time slice does; but not where saves come so fast that it hardly rests: there
+/* A thread that wakes up may take the processor of the thread that woke it, which is the trainer,
+ * in the middle of its save: on a machine without an idle core that was a stall of milliseconds,
+ * one save in fifty. Linux does not do so for a thread of the policy SCHED_BATCH (sched(7)). While
+ * it writes, the writer is an ordinary thread, or else each of its waits for the disk would end
+ * when the trainer's time slice does; but not where saves come so fast that it hardly rests: there
  * training goes first, and the busy policy says what becomes of the saves. A policy that the user
  * chose (chrt), before or while the program runs, stays, and nothing is done where the system
  * refuses. */
@@ -360,6 +365,8 @@ static void record_stall_locked(struct writer *writer, double seconds) {
 
 static void enqueue_job(struct writer *writer, struct job *job, double entered) {
     job->id = ++writer->last_id;
+    writer->settle_seconds[job->id % SETTLES_KEPT] = 0.0;
+    writer->unsettled = true;
     job->entered_seconds = entered;
     pthread_mutex_lock(&writer->mutex);
     job->state = JOB_WAITING;
@@ -403,6 +410,32 @@ enum status writer_save(struct writer *writer, const struct snapshot_source *sou
     *outcome = SAVE_ACCEPTED;
     enqueue_job(writer, job, entered);
     return STATUS_OK;
+}
+
+/* Called before each update: between saves it is one comparison. */
+void writer_settle(struct writer *writer) {
+    if (!writer->unsettled) {
+        return;
+    }
+    writer->unsettled = false;
+    double begin = clock_monotonic_seconds();
+    snapshot_settle(writer->pool);
+    double seconds = clock_monotonic_seconds() - begin;
+    writer->settle_seconds[writer->last_id % SETTLES_KEPT] = seconds;
+    writer->settle_seconds_total += seconds;
+    pthread_mutex_lock(&writer->mutex);
+    double *stall = &writer->stalls[(writer->stall_count - 1) % STALLS_KEPT];
+    *stall += seconds;
+    struct writer_totals *totals = &writer->totals;
+    totals->stall_seconds_total += seconds;
+    if (*stall > totals->stall_seconds_max) {
+        totals->stall_seconds_max = *stall;
+    }
+    pthread_mutex_unlock(&writer->mutex);
+}
+
+double writer_settle_seconds(const struct writer *writer) {
+    return writer->settle_seconds_total;
 }
 
 static bool all_free_locked(const struct writer *writer) {
@@ -497,7 +530,7 @@ static enum status init_writer(struct writer *writer, struct backend *be, const 
     TRY(allocate_buffers(writer, err));
     TRY(writer_targets_init(&writer->publisher, &writer->options, err));
     TRY(snapshot_pool_create(be, device_region, device_bytes, writer->options.host_capacity,
-                             &writer->pool, err));
+                             writer->options.direct, &writer->pool, err));
     return start_thread(writer, err);
 }
 

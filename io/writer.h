@@ -18,6 +18,7 @@
  * Usage:
  *     TRY(writer_create(&options, be, region, bytes, &writer, err));
  *     TRY(writer_save(writer, sources, n, &request, &outcome, err));      microseconds
+ *     forward, backward; writer_settle(writer); update                    where sources are steady
  *     while (writer_poll(writer, &result)) { log it }
  *     writer_drain(writer);                                                waits for all of them
  *     writer_free(writer);
@@ -53,6 +54,7 @@ struct writer_options {
     enum writer_busy busy;
     size_t host_capacity;         /* snapshot_pool_create's */
     unsigned compression_threads; /* the writer's own included; 0 is 1, that one alone */
+    bool direct;                  /* snapshot_pool_create's */
 };
 
 /* WRITER_RESULTS_MAX: finished saves that wait to be polled. At most two are under way at a time,
@@ -92,10 +94,12 @@ struct save_result {
     size_t targets_published;      /* files that are durable under their names */
     char path[FILE_PATH_CAPACITY]; /* last target published, or the one that failed */
     uint64_t bytes, raw_bytes;     /* of the last target */
-    double stall_seconds;          /* writer_save's own time on the trainer's thread */
+    double stall_seconds;          /* writer_save's own time on the trainer's thread, and what
+                                      writer_settle waited for this save */
     double durable_seconds;        /* from writer_save's entry until all targets were durable, the
                                       state file and retention (retain_seconds) included */
-    /* sums over the targets; snapshot: the writer's wait for the copies; rename: with the fsync of
+    /* sums over the targets; snapshot: the writer's wait for the copies, and its own copies of what
+     * was put off; rename: with the fsync of
      * the directory; retain: the state file, and what retention deletes. What is missing to
      * durable_seconds the save spent in the queue. */
     double snapshot_seconds, compress_seconds, write_seconds, fsync_seconds, rename_seconds;
@@ -123,6 +127,14 @@ MUST_USE enum status writer_create(const struct writer_options *options, struct 
 MUST_USE enum status writer_save(struct writer *writer, const struct snapshot_source *sources,
                                  size_t count, const struct save_request *request,
                                  enum save_outcome *outcome, struct error *err);
+
+/* Steady sources (io/snapshot.h) may change from here on: blocks until their copies are made. What
+ * it takes is part of the stall of the latest save; nothing when none was accepted since the last
+ * call. */
+void writer_settle(struct writer *writer);
+
+/* Seconds that writer_settle has taken in all. */
+double writer_settle_seconds(const struct writer *writer);
 
 /* The next finished save, in the order of writing; false when there is none now. Never blocks. */
 bool writer_poll(struct writer *writer, struct save_result *out);

@@ -149,7 +149,7 @@ class Saving {
     void save(bool must) {
         const uint64_t bytes[] = {training_.net->state_bytes};
         snapshot_source source = {tensor_make("state", DTYPE_U8, training_.net->state, 1, bytes),
-                                  SNAPSHOT_DEVICE};
+                                  SNAPSHOT_DEVICE, false};
         save_request request = {};
         request.step = training_.steps;
         request.must = must;

@@ -349,4 +349,49 @@ TEST_F(Model, BestWeightsAreCapturedAndRestored) {
     model_free(net);
 }
 
+// Who reads the state between steps is told before any of it changes, and not before it must be.
+TEST_F(Model, AnnouncesEachChangeOfTheState) {
+    model *net = make({6, 4, 5, 4}, true, true);
+    ASSERT_EQ(model_initialise(net, 1, nullptr), STATUS_OK);
+    RaggedBatch batch({{2, 3, 4}}, {1});
+    batch_view view = batch.view();
+    struct Watcher {
+        model *net;
+        std::vector<std::vector<float>> seen;      // weights, m, v, best at each announcement
+        std::vector<std::vector<float>> gradients; // those of the step are there by then
+        std::vector<float> state() const {
+            const size_t floats = net->layout.part_floats;
+            return std::vector<float>(net->weights, net->weights + 4 * floats);
+        }
+        static void hear(void *context) {
+            Watcher *self = static_cast<Watcher *>(context);
+            const size_t floats = self->net->layout.part_floats;
+            self->seen.push_back(self->state());
+            self->gradients.emplace_back(self->net->gradients, self->net->gradients + floats);
+        }
+    } watcher{net, {}, {}};
+    model_before_change(net, Watcher::hear, &watcher);
+    std::vector<std::vector<float>> before;
+    auto change = [&](auto call) {
+        before.push_back(watcher.state());
+        ASSERT_EQ(call(), STATUS_OK);
+        EXPECT_NE(watcher.state(), before.back());
+    };
+    change([&] { return model_train_step(net, &view, 1, nullptr); });
+    change([&] { return model_capture_best(net, nullptr); });
+    change([&] { return model_train_step(net, &view, 2, nullptr); });
+    change([&] { return model_swap_best(net, nullptr); });
+    EXPECT_EQ(watcher.seen, before);
+    EXPECT_NE(watcher.gradients[0], std::vector<float>(net->layout.part_floats, 0.0F));
+
+    // These change nothing of it.
+    float logit;
+    ASSERT_EQ(model_gradients(net, &view, nullptr), STATUS_OK);
+    ASSERT_EQ(model_forward(net, &view, &logit, nullptr, nullptr), STATUS_OK);
+    const pass_sums sums = {};
+    ASSERT_EQ(model_write_sums(net, &sums, nullptr), STATUS_OK);
+    EXPECT_EQ(watcher.seen.size(), 4u);
+    model_free(net);
+}
+
 } // namespace

@@ -26,7 +26,7 @@ class State {
                                                     reinterpret_cast<void **>(&region), &err),
                   STATUS_OK);
         EXPECT_EQ(snapshot_pool_create(device.get(), region, FLOATS * sizeof(float), host_capacity,
-                                       &pool, &err),
+                                       false, &pool, &err),
                   STATUS_OK)
             << err.message;
     }
@@ -49,10 +49,11 @@ class State {
 
     std::vector<struct snapshot_source> sources() {
         const uint64_t first[] = {40, 100}, second[] = {2000}, text[] = {sizeof words};
-        return {{tensor_make("first", DTYPE_F32, region, 2, first), SNAPSHOT_DEVICE},
-                {tensor_make("step", DTYPE_I64, &step, 0, nullptr), SNAPSHOT_HOST},
-                {tensor_make("vocabulary", DTYPE_U8, words, 1, text), SNAPSHOT_CONSTANT},
-                {tensor_make("second", DTYPE_F32, region + 4000, 1, second), SNAPSHOT_DEVICE}};
+        return {
+            {tensor_make("first", DTYPE_F32, region, 2, first), SNAPSHOT_DEVICE, false},
+            {tensor_make("step", DTYPE_I64, &step, 0, nullptr), SNAPSHOT_HOST, false},
+            {tensor_make("vocabulary", DTYPE_U8, words, 1, text), SNAPSHOT_CONSTANT, false},
+            {tensor_make("second", DTYPE_F32, region + 4000, 1, second), SNAPSHOT_DEVICE, false}};
     }
 
     struct snapshot_slot *snapshot() {
@@ -193,11 +194,11 @@ TEST_P(SnapshotOnBoth, HostValuesOfAnySizeAreCopiedAlignedAndGrow) {
     std::vector<double> numbers(3, 0.25);
     const uint64_t odd_shape[] = {13}, empty[] = {0}, three[] = {3}, large_shape[] = {100000};
     std::vector<struct snapshot_source> sources = {
-        {tensor_make("odd", DTYPE_U8, odd.data(), 1, odd_shape), SNAPSHOT_HOST},
-        {tensor_make("none", DTYPE_U8, nullptr, 1, empty), SNAPSHOT_HOST},
-        {tensor_make("numbers", DTYPE_F64, numbers.data(), 1, three), SNAPSHOT_HOST},
-        {tensor_make("nothing", DTYPE_F32, nullptr, 1, empty), SNAPSHOT_DEVICE},
-        {tensor_make("large", DTYPE_U8, large.data(), 1, large_shape), SNAPSHOT_HOST}};
+        {tensor_make("odd", DTYPE_U8, odd.data(), 1, odd_shape), SNAPSHOT_HOST, false},
+        {tensor_make("none", DTYPE_U8, nullptr, 1, empty), SNAPSHOT_HOST, false},
+        {tensor_make("numbers", DTYPE_F64, numbers.data(), 1, three), SNAPSHOT_HOST, false},
+        {tensor_make("nothing", DTYPE_F32, nullptr, 1, empty), SNAPSHOT_DEVICE, false},
+        {tensor_make("large", DTYPE_U8, large.data(), 1, large_shape), SNAPSHOT_HOST, false}};
     struct error err = {};
     struct snapshot_slot *slot = snapshot_acquire(state.pool);
     ASSERT_EQ(snapshot_fill(slot, sources.data(), sources.size(), &err), STATUS_OK) << err.message;
@@ -237,7 +238,7 @@ TEST_P(SnapshotOnBoth, AGrownSlotHasABoundedSpare) {
     std::vector<uint8_t> large(8 << 20, 9);
     const uint64_t shape[] = {large.size()};
     const struct snapshot_source source = {tensor_make("large", DTYPE_U8, large.data(), 1, shape),
-                                           SNAPSHOT_HOST};
+                                           SNAPSHOT_HOST, false};
     struct error err = {};
     struct snapshot_slot *slot = snapshot_acquire(state.pool);
     ASSERT_EQ(snapshot_fill(slot, &source, 1, &err), STATUS_OK) << err.message;
@@ -280,10 +281,10 @@ TEST_P(SnapshotOnBoth, WorksWithoutDeviceTensors) {
     FakeBackend device(GetParam());
     struct snapshot_pool *pool;
     struct error err = {};
-    ASSERT_EQ(snapshot_pool_create(device.get(), nullptr, 0, 64, &pool, &err), STATUS_OK);
+    ASSERT_EQ(snapshot_pool_create(device.get(), nullptr, 0, 64, false, &pool, &err), STATUS_OK);
     int64_t value = 5;
     struct snapshot_source source = {tensor_make("value", DTYPE_I64, &value, 0, nullptr),
-                                     SNAPSHOT_HOST};
+                                     SNAPSHOT_HOST, false};
     struct snapshot_slot *slot = snapshot_acquire(pool);
     ASSERT_EQ(snapshot_fill(slot, &source, 1, &err), STATUS_OK);
     value = 6;
@@ -307,8 +308,8 @@ class Scattered {
         }
         std::vector<struct snapshot_source> list = sources();
         EXPECT_EQ(snapshot_pool_create(device.get(), nullptr,
-                                       snapshot_gathered_bytes(list.data(), list.size()), 64, &pool,
-                                       &err),
+                                       snapshot_gathered_bytes(list.data(), list.size()), 64, false,
+                                       &pool, &err),
                   STATUS_OK)
             << err.message;
     }
@@ -321,10 +322,10 @@ class Scattered {
 
     std::vector<struct snapshot_source> sources() {
         const uint64_t large[] = {counts[0]}, small[] = {counts[1]}, none[] = {0};
-        return {{tensor_make("large", DTYPE_F32, parts[0], 1, large), SNAPSHOT_DEVICE},
-                {tensor_make("step", DTYPE_I64, &step, 0, nullptr), SNAPSHOT_HOST},
-                {tensor_make("none", DTYPE_F32, nullptr, 1, none), SNAPSHOT_DEVICE},
-                {tensor_make("small", DTYPE_F32, parts[1], 1, small), SNAPSHOT_DEVICE}};
+        return {{tensor_make("large", DTYPE_F32, parts[0], 1, large), SNAPSHOT_DEVICE, false},
+                {tensor_make("step", DTYPE_I64, &step, 0, nullptr), SNAPSHOT_HOST, false},
+                {tensor_make("none", DTYPE_F32, nullptr, 1, none), SNAPSHOT_DEVICE, false},
+                {tensor_make("small", DTYPE_F32, parts[1], 1, small), SNAPSHOT_DEVICE, false}};
     }
 
     void train_to(float value) {
@@ -386,7 +387,8 @@ TEST_P(SnapshotOnBoth, MoreScatteredTensorsThanThePoolHasRoomForAreRefused) {
     Scattered state(GetParam());
     std::vector<struct snapshot_source> list = state.sources();
     const uint64_t count[] = {state.counts[0]};
-    list.push_back({tensor_make("more", DTYPE_F32, state.parts[0], 1, count), SNAPSHOT_DEVICE});
+    list.push_back(
+        {tensor_make("more", DTYPE_F32, state.parts[0], 1, count), SNAPSHOT_DEVICE, false});
     struct snapshot_slot *slot = snapshot_acquire(state.pool);
     struct error err = {};
     EXPECT_EQ(snapshot_fill(slot, list.data(), list.size(), &err), STATUS_INTERNAL);
@@ -402,7 +404,7 @@ TEST_P(SnapshotOnBoth, WhatIsNotInTheRegionIsRefused) {
     struct snapshot_slot *slot = snapshot_acquire(state.pool);
     for (float *data : {state.region + FLOATS - 1, state.region - 1}) {
         struct snapshot_source source = {tensor_make("stray", DTYPE_F32, data, 1, two),
-                                         SNAPSHOT_DEVICE};
+                                         SNAPSHOT_DEVICE, false};
         struct error err = {};
         EXPECT_EQ(snapshot_fill(slot, &source, 1, &err), STATUS_INTERNAL);
         EXPECT_NE(strstr(err.message, "stray"), nullptr) << err.message;
@@ -421,7 +423,7 @@ TEST_P(SnapshotOnBoth, EveryFailureOfTheDeviceAtCreateLeavesNothingBehind) {
         struct error err = {};
         device.fail_call(tried + 1);
         enum status status = snapshot_pool_create(device.get(), region.data(),
-                                                  FLOATS * sizeof(float), 64, &pool, &err);
+                                                  FLOATS * sizeof(float), 64, false, &pool, &err);
         device.fail_call(0);
         if (status == STATUS_OK) {
             snapshot_pool_free(pool);

@@ -195,7 +195,7 @@ TEST_P(WriterFailureOnBoth, EveryFailureOfTheDeviceAtCreateLeavesNothingBehind) 
     FakeBackend device(GetParam());
     MemoryFiles disk;
     std::vector<float> region(SmallRun::FLOATS);
-    struct writer_options options = {disk.table(), nullptr, 1, WRITER_BUSY_SKIP, 64, 1};
+    struct writer_options options = {disk.table(), nullptr, 1, WRITER_BUSY_SKIP, 64, 1, false};
     unsigned tried = 0;
     for (enum status status = STATUS_DEVICE; status != STATUS_OK; tried++) {
         struct writer *writer;

@@ -179,7 +179,8 @@ TEST(Writer, WeightsOnlyLeavesOutWhatOnlyTrainingNeeds) {
                                  "text.strip",  "bestial",       "lstm.adam."};
     std::vector<struct snapshot_source> sources;
     for (const char *name : names) {
-        sources.push_back({tensor_make(name, DTYPE_I64, &number, 0, nullptr), SNAPSHOT_HOST});
+        sources.push_back(
+            {tensor_make(name, DTYPE_I64, &number, 0, nullptr), SNAPSHOT_HOST, false});
     }
     struct error err = {};
     enum save_outcome outcome;

@@ -94,7 +94,7 @@ enum status SmallRun::open(enum writer_busy busy, uint32_t keep_max,
                                                    reinterpret_cast<void **>(&region), &err);
     }
     if (status == STATUS_OK) {
-        struct writer_options options = {table, store, 1, busy, 4096, 1};
+        struct writer_options options = {table, store, 1, busy, 4096, 1, false};
         status =
             writer_create(&options, device.get(), region, FLOATS * sizeof(float), &writer, &err);
     }
@@ -125,10 +125,11 @@ void SmallRun::poison_weight() {
 
 std::vector<struct snapshot_source> SmallRun::sources() {
     const uint64_t weight[] = {40, 50}, moments[] = {1000}, text[] = {sizeof words};
-    return {{tensor_make("weight", DTYPE_F32, region, 2, weight), SNAPSHOT_DEVICE},
-            {tensor_make("adam.m.weight", DTYPE_F32, region + 2000, 1, moments), SNAPSHOT_DEVICE},
-            {tensor_make("state.step", DTYPE_I64, &step, 0, nullptr), SNAPSHOT_HOST},
-            {tensor_make("vocabulary", DTYPE_U8, words, 1, text), SNAPSHOT_CONSTANT}};
+    return {{tensor_make("weight", DTYPE_F32, region, 2, weight), SNAPSHOT_DEVICE, false},
+            {tensor_make("adam.m.weight", DTYPE_F32, region + 2000, 1, moments), SNAPSHOT_DEVICE,
+             false},
+            {tensor_make("state.step", DTYPE_I64, &step, 0, nullptr), SNAPSHOT_HOST, false},
+            {tensor_make("vocabulary", DTYPE_U8, words, 1, text), SNAPSHOT_CONSTANT, false}};
 }
 
 void SmallRun::add_target(struct save_request *request, const std::string &path, bool ring) {

@@ -1,0 +1,106 @@
+// Copies that are put off: all bytes arrive, whoever makes them and in whatever pieces.
+#include "io/put_off.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+#include <thread>
+#include <vector>
+
+namespace {
+
+constexpr size_t PIECE = 16 << 20; // what one thread takes at once
+
+std::vector<uint8_t> random_bytes(size_t size) {
+    std::mt19937 random(static_cast<unsigned>(size));
+    std::vector<uint8_t> bytes(size);
+    for (size_t i = 0; i < size; i += 61) {
+        bytes[i] = static_cast<uint8_t>(random());
+    }
+    return bytes;
+}
+
+class PutOff : public ::testing::Test {
+  protected:
+    void SetUp() override {
+        struct error err = {};
+        ASSERT_EQ(put_off_init(&list, 3, &err), STATUS_OK) << err.message;
+    }
+    void TearDown() override { put_off_deinit(&list); }
+
+    struct put_off list = {};
+};
+
+TEST_F(PutOff, NothingIsCopiedBeforeFinishAndAllAfterIt) {
+    for (size_t size : {size_t{1}, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 3 * PIECE + 5}) {
+        std::vector<uint8_t> from = random_bytes(size), to(size, 9), before = to;
+        put_off_clear(&list);
+        put_off_add(&list, to.data(), from.data(), size);
+        EXPECT_EQ(to, before) << size;
+        put_off_finish(&list);
+        EXPECT_EQ(to, from) << size;
+    }
+}
+
+TEST_F(PutOff, FinishedCopiesAreNotMadeAgain) {
+    std::vector<uint8_t> from = random_bytes(100), to(100);
+    put_off_add(&list, to.data(), from.data(), 100);
+    put_off_finish(&list);
+    const std::vector<uint8_t> kept = to;
+    from.assign(100, 1);
+    put_off_finish(&list);
+    EXPECT_EQ(to, kept);
+}
+
+TEST_F(PutOff, CopiesThatGoOnAreJoinedAndEmptyOnesAreNone) {
+    std::vector<uint8_t> from = random_bytes(1000), to(1000);
+    for (size_t at = 0; at < 1000; at += 10) { // there is room for three
+        put_off_add(&list, to.data() + at, from.data() + at, 10);
+        put_off_add(&list, to.data(), from.data(), 0);
+    }
+    EXPECT_EQ(list.count, 1u);
+    put_off_finish(&list);
+    EXPECT_EQ(to, from);
+}
+
+// Neighbours in the source alone, or in the destination alone, are copies of their own.
+TEST_F(PutOff, CopiesThatDoNotGoOnStayApart) {
+    std::vector<uint8_t> from = random_bytes(30), to(40), expected(40);
+    put_off_add(&list, to.data(), from.data(), 10);
+    put_off_add(&list, to.data() + 20, from.data() + 10, 10);
+    put_off_add(&list, to.data() + 30, from.data(), 10);
+    put_off_finish(&list);
+    std::copy_n(from.begin(), 10, expected.begin());
+    std::copy_n(from.begin() + 10, 10, expected.begin() + 20);
+    std::copy_n(from.begin(), 10, expected.begin() + 30);
+    EXPECT_EQ(to, expected);
+}
+
+TEST_F(PutOff, ClearForgetsWhatWasNotMade) {
+    std::vector<uint8_t> from = random_bytes(100), to(100), empty = to;
+    put_off_add(&list, to.data(), from.data(), 100);
+    put_off_clear(&list);
+    put_off_finish(&list);
+    EXPECT_EQ(to, empty);
+}
+
+// Each that returns from finish must find everything there, what the others copied included.
+TEST_F(PutOff, SeveralThreadsShareTheWork) {
+    const size_t size = 5 * PIECE + 123;
+    std::vector<uint8_t> from = random_bytes(size), to(size);
+    put_off_add(&list, to.data(), from.data(), size);
+    std::vector<std::thread> threads;
+    std::vector<char> complete(3, 0);
+    for (size_t i = 0; i < complete.size(); i++) {
+        threads.emplace_back([&, i] {
+            put_off_finish(&list);
+            complete[i] = to == from;
+        });
+    }
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    EXPECT_EQ(complete, std::vector<char>(3, 1));
+}
+
+} // namespace

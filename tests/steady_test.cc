@@ -1,0 +1,292 @@
+// Steady tensors: a save of a large state copies nothing in its call, and still holds the values of
+// its call, as long as whoever changes them settles first.
+#include <gtest/gtest.h>
+#include <string.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "tests/support/small_run.h"
+
+namespace {
+
+constexpr size_t FLOATS = (SNAPSHOT_PUT_OFF_BYTES / sizeof(float)) + 1000;
+
+// A region of two steady tensors and one that is not (a running sum), and a host value.
+class LargeState {
+  public:
+    explicit LargeState(FakeBackend::Kind kind, size_t floats = FLOATS) : device(kind) {
+        struct error err = {};
+        size = floats;
+        EXPECT_EQ(device.get()->table->device_alloc(device.get(), bytes(),
+                                                    reinterpret_cast<void **>(&region), &err),
+                  STATUS_OK);
+    }
+    ~LargeState() { device.get()->table->device_free(device.get(), region); }
+
+    size_t bytes() const { return (size + 8) * sizeof(float); }
+
+    // `weights` and `sum` by themselves, as a step does.
+    void update(float value) {
+        float *memory = region;
+        size_t count = size;
+        device.launch([=] { std::fill(memory, memory + count, value); });
+    }
+    void add_up(float value) {
+        float *memory = region + size;
+        device.launch([=] { std::fill(memory, memory + 8, value); });
+        step = static_cast<int64_t>(value);
+    }
+
+    std::vector<struct snapshot_source> sources() {
+        const uint64_t half[] = {size / 2}, rest[] = {size - size / 2}, eight[] = {8};
+        return {
+            {tensor_make("weight", DTYPE_F32, region, 1, half), SNAPSHOT_DEVICE, true},
+            {tensor_make("adam.m.weight", DTYPE_F32, region + size / 2, 1, rest), SNAPSHOT_DEVICE,
+             true},
+            {tensor_make("state.sum", DTYPE_F32, region + size, 1, eight), SNAPSHOT_DEVICE, false},
+            {tensor_make("state.step", DTYPE_I64, &step, 0, nullptr), SNAPSHOT_HOST, false}};
+    }
+
+    FakeBackend device;
+    size_t size;
+    float *region = nullptr;
+    int64_t step = 0;
+};
+
+// How many numbers of a copied tensor are not `value`.
+size_t others(const struct tensor_view &tensor, float value) {
+    const float *numbers = static_cast<const float *>(tensor.data);
+    size_t count = 0;
+    for (uint64_t i = 0; i < tensor.shape[0]; i++) {
+        count += memcmp(&numbers[i], &value, sizeof value) != 0;
+    }
+    return count;
+}
+
+struct Pool {
+    explicit Pool(LargeState *state) {
+        struct error err = {};
+        EXPECT_EQ(snapshot_pool_create(state->device.get(), state->region, state->bytes(), 64,
+                                       false, &pool, &err),
+                  STATUS_OK)
+            << err.message;
+        std::vector<struct snapshot_source> list = state->sources();
+        slot = snapshot_acquire(pool);
+        EXPECT_EQ(snapshot_fill(slot, list.data(), list.size(), &err), STATUS_OK) << err.message;
+    }
+    ~Pool() {
+        snapshot_release(slot);
+        snapshot_pool_free(pool);
+    }
+    struct snapshot_pool *pool = nullptr;
+    struct snapshot_slot *slot = nullptr;
+};
+
+// ---- the snapshot ----
+
+TEST(Steady, AreCopiedByWhoWaitsAndOthersInTheCall) {
+    LargeState state(FakeBackend::UNIFIED);
+    state.update(1);
+    state.add_up(1);
+    Pool pool(&state);
+    EXPECT_EQ(others(pool.slot->tensors[0], 0), 0u) << "copied in the call";
+    EXPECT_EQ(others(pool.slot->tensors[1], 0), 0u) << "copied in the call";
+    EXPECT_EQ(others(pool.slot->tensors[2], 1), 0u);
+    state.add_up(2); // the running sum goes on before the update
+    ASSERT_EQ(snapshot_wait(pool.slot, nullptr), STATUS_OK);
+    EXPECT_EQ(others(pool.slot->tensors[0], 1), 0u);
+    EXPECT_EQ(others(pool.slot->tensors[1], 1), 0u);
+    EXPECT_EQ(others(pool.slot->tensors[2], 1), 0u);
+    int64_t step;
+    memcpy(&step, pool.slot->tensors[3].data, sizeof step);
+    EXPECT_EQ(step, 1);
+}
+
+TEST(Steady, AreCopiedBySettleWhenNobodyWaited) {
+    LargeState state(FakeBackend::UNIFIED);
+    state.update(1);
+    Pool pool(&state);
+    snapshot_settle(pool.pool);
+    state.update(2);
+    ASSERT_EQ(snapshot_wait(pool.slot, nullptr), STATUS_OK);
+    EXPECT_EQ(others(pool.slot->tensors[0], 1), 0u);
+    EXPECT_EQ(others(pool.slot->tensors[1], 1), 0u);
+}
+
+TEST(Steady, OfASmallStateAreCopiedInTheCall) {
+    LargeState state(FakeBackend::UNIFIED, 1000);
+    state.update(1);
+    Pool pool(&state);
+    EXPECT_EQ(others(pool.slot->tensors[0], 1), 0u);
+    EXPECT_EQ(others(pool.slot->tensors[1], 1), 0u);
+}
+
+TEST(Steady, OnADeviceWithItsOwnMemoryAreCopiedInStreamOrderAsEver) {
+    LargeState state(FakeBackend::ASYNCHRONOUS);
+    state.update(1);
+    state.add_up(1);
+    Pool pool(&state);
+    state.update(2); // without settle
+    state.add_up(2);
+    ASSERT_EQ(snapshot_wait(pool.slot, nullptr), STATUS_OK);
+    for (size_t i = 0; i < 3; i++) {
+        EXPECT_EQ(others(pool.slot->tensors[i], 1), 0u);
+    }
+}
+
+TEST(Steady, AreNotCopiedAnyMoreWhenTheSlotIsFilledAgain) {
+    LargeState state(FakeBackend::UNIFIED);
+    state.update(1);
+    Pool pool(&state);
+    state.update(2); // the first fill is void, as under LATEST
+    std::vector<struct snapshot_source> list = state.sources();
+    ASSERT_EQ(snapshot_fill(pool.slot, list.data(), list.size(), nullptr), STATUS_OK);
+    snapshot_settle(pool.pool);
+    state.update(3);
+    ASSERT_EQ(snapshot_wait(pool.slot, nullptr), STATUS_OK);
+    EXPECT_EQ(others(pool.slot->tensors[0], 2), 0u);
+}
+
+// ---- the writer ----
+
+struct LargeRun : LargeState {
+    explicit LargeRun(enum writer_busy busy)
+        : LargeState(FakeBackend::UNIFIED), files(disk.table()) {
+        struct error err = {}, warning = {};
+        const struct store_options store_options = {0, 0};
+        EXPECT_EQ(store_open(files.table(), "/run", &store_options, &store, &warning, &err),
+                  STATUS_OK);
+        const struct writer_options options = {files.table(), store, -7, busy, 4096, 1, false};
+        EXPECT_EQ(writer_create(&options, device.get(), region, bytes(), &writer, &err), STATUS_OK);
+    }
+    ~LargeRun() {
+        writer_free(writer);
+        store_close(store);
+    }
+
+    // Forward and backward change the sum; then comes the update, then the save.
+    void train_to(uint64_t to) {
+        add_up(static_cast<float>(to));
+        writer_settle(writer);
+        update(static_cast<float>(to));
+    }
+    enum save_outcome save() {
+        struct save_request request = {};
+        request.step = static_cast<uint64_t>(step);
+        SmallRun::add_target(&request, "/run/" + ring_name(request.step), true);
+        std::vector<struct snapshot_source> list = sources();
+        enum save_outcome outcome = SAVE_SKIPPED;
+        struct error err = {};
+        EXPECT_EQ(writer_save(writer, list.data(), list.size(), &request, &outcome, &err),
+                  STATUS_OK)
+            << err.message;
+        return outcome;
+    }
+    // "" when the checkpoint of `step` holds that step's values, whole.
+    std::string problem_of(uint64_t at) {
+        std::string bytes = disk.get("/run/" + ring_name(at)).value_or("");
+        struct checkpoint *checkpoint = nullptr;
+        struct error err = {};
+        if (checkpoint_decode(bytes.data(), bytes.size(), &checkpoint, &err) != STATUS_OK) {
+            return err.message;
+        }
+        std::string problem;
+        for (const char *name : {"weight", "adam.m.weight", "state.sum"}) {
+            const struct tensor_view *tensor =
+                tensor_find(checkpoint->tensors, checkpoint->tensor_count, name);
+            size_t wrong = others(*tensor, static_cast<float>(at));
+            problem += wrong > 0 ? std::string(name) + ": " + std::to_string(wrong) + " " : "";
+        }
+        checkpoint_free(checkpoint);
+        return problem;
+    }
+
+    MemoryFiles disk;
+    FaultyFiles files;
+    struct store *store = nullptr;
+    struct writer *writer = nullptr;
+};
+
+// The writer is held in the first save, so that nobody but the trainer can copy for the second.
+TEST(Steady, ASaveBehindABusyWriterHoldsTheValuesOfItsCall) {
+    LargeRun run(WRITER_BUSY_SKIP);
+    run.files.hold(is_checkpoint_write);
+    run.train_to(1);
+    ASSERT_EQ(run.save(), SAVE_ACCEPTED);
+    run.files.wait_until_held();
+    run.train_to(2);
+    ASSERT_EQ(run.save(), SAVE_ACCEPTED);
+    run.train_to(3);
+    run.train_to(4);
+    EXPECT_EQ(run.save(), SAVE_SKIPPED);
+    run.files.release();
+    writer_drain(run.writer);
+    EXPECT_EQ(run.problem_of(1), "");
+    EXPECT_EQ(run.problem_of(2), "");
+}
+
+TEST(Steady, ASaveThatReplacesAWaitingOneHoldsItsOwnValues) {
+    LargeRun run(WRITER_BUSY_LATEST);
+    run.files.hold(is_checkpoint_write);
+    run.train_to(1);
+    ASSERT_EQ(run.save(), SAVE_ACCEPTED);
+    run.files.wait_until_held();
+    for (uint64_t step : {2, 3, 4}) {
+        run.train_to(step);
+        ASSERT_EQ(run.save(), SAVE_ACCEPTED);
+    }
+    ASSERT_EQ(run.save(), SAVE_ACCEPTED); // once more before the update
+    run.train_to(5);
+    run.files.release();
+    writer_drain(run.writer);
+    EXPECT_EQ(run.problem_of(1), "");
+    EXPECT_EQ(run.problem_of(4), "");
+}
+
+TEST(Steady, EverySaveOfALongRunHoldsItsStep) {
+    LargeRun run(WRITER_BUSY_WAIT);
+    for (uint64_t step = 1; step <= 12; step++) {
+        run.train_to(step);
+        ASSERT_EQ(run.save(), SAVE_ACCEPTED);
+    }
+    run.train_to(13);
+    writer_drain(run.writer);
+    for (uint64_t step = 1; step <= 12; step++) {
+        EXPECT_EQ(run.problem_of(step), "");
+    }
+}
+
+// What settle takes is training standing still for a save, and is counted as that.
+TEST(Steady, WhatSettleTakesIsPartOfTheStall) {
+    LargeRun run(WRITER_BUSY_SKIP);
+    run.files.hold(is_checkpoint_write);
+    run.train_to(1);
+    ASSERT_EQ(run.save(), SAVE_ACCEPTED);
+    run.files.wait_until_held(); // its copy was made by the writer
+    run.train_to(2);
+    ASSERT_EQ(run.save(), SAVE_ACCEPTED);
+    struct writer_totals before = writer_get_totals(run.writer);
+    double settled_before = writer_settle_seconds(run.writer);
+    run.train_to(3); // has to copy 4 MiB
+    struct writer_totals after = writer_get_totals(run.writer);
+    double settled = writer_settle_seconds(run.writer) - settled_before;
+    EXPECT_GT(settled, 0.0);
+    EXPECT_NEAR(after.stall_seconds_total - before.stall_seconds_total, settled, 1e-9);
+    run.files.release();
+    writer_drain(run.writer);
+    double sum = 0.0, largest = 0.0;
+    struct save_result result;
+    while (writer_poll(run.writer, &result)) {
+        sum += result.stall_seconds;
+        largest = std::max(largest, result.stall_seconds);
+        EXPECT_TRUE(result.step == 1 || result.stall_seconds >= settled);
+    }
+    EXPECT_NEAR(sum, after.stall_seconds_total, 1e-9);
+    EXPECT_NEAR(largest, after.stall_seconds_max, 1e-9);
+    run.train_to(4); // no save since
+    EXPECT_NEAR(writer_settle_seconds(run.writer) - settled_before, settled, 0.0);
+}
+
+} // namespace
