@@ -94,12 +94,15 @@ static double one_example(struct trainer *trainer) {
     return 0.5 * (double)error * (double)error;
 }
 
-static void train_step(struct trainer *trainer) {
+/* Forward, backward, update. A save before this step may still be reading the weights (they are
+ * registered as steady); from cairn_checkpoint_settle on they may change. */
+static void train_step(struct trainer *trainer, struct cairn_checkpoint *saves) {
     memset(&trainer->gradients, 0, sizeof trainer->gradients);
     double loss = 0.0;
     for (int i = 0; i < BATCH; i++) {
         loss += one_example(trainer) / BATCH;
     }
+    cairn_checkpoint_settle(saves);
     /* Structs of floats alone: they can be walked as one array. */
     float *p = (float *)&trainer->weights, *m = (float *)&trainer->momentum;
     const float *g = (const float *)&trainer->gradients;
@@ -138,7 +141,7 @@ static void add_weights(struct cairn_checkpoint *saves, const char *prefix, stru
     };
     struct cairn_error error;
     for (int i = 0; i < 4; i++) {
-        if (cairn_checkpoint_add(saves, &tensors[i], &error) != CAIRN_OK) {
+        if (cairn_checkpoint_add_steady(saves, &tensors[i], &error) != CAIRN_OK) {
             fail("add", &error);
         }
     }
@@ -211,7 +214,7 @@ int main(int argc, char **argv) {
     initialise(&trainer);
     struct cairn_checkpoint *saves = open_checkpoints(argv[1], &trainer);
     while (trainer.step < steps && !stopped) {
-        train_step(&trainer);
+        train_step(&trainer, saves);
         if (every > 0 && trainer.step % every == 0) {
             save(saves, trainer.step, 0);
         }

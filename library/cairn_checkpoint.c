@@ -266,7 +266,7 @@ bool handle_is_registered(const struct cairn_checkpoint *handle, const char *nam
 }
 
 static enum status add(struct cairn_checkpoint *handle, const struct cairn_tensor *tensor,
-                       struct error *err) {
+                       bool steady, struct error *err) {
     struct tensor_view view;
     uint64_t bytes = 0;
     CHECK(handle->be == NULL, err, STATUS_USAGE,
@@ -289,6 +289,7 @@ static enum status add(struct cairn_checkpoint *handle, const struct cairn_tenso
     struct snapshot_source *source = &handle->sources[handle->tensor_count++];
     source->view = view;
     source->kind = tensor->memory == CAIRN_CUDA ? SNAPSHOT_DEVICE : SNAPSHOT_HOST;
+    source->steady = steady;
     return STATUS_OK;
 }
 
@@ -296,7 +297,14 @@ enum cairn_status cairn_checkpoint_add(struct cairn_checkpoint *handle,
                                        const struct cairn_tensor *tensor,
                                        struct cairn_error *error) {
     struct error err = {STATUS_OK, ""};
-    return handle_report(add(handle, tensor, &err), &err, error);
+    return handle_report(add(handle, tensor, false, &err), &err, error);
+}
+
+enum cairn_status cairn_checkpoint_add_steady(struct cairn_checkpoint *handle,
+                                              const struct cairn_tensor *tensor,
+                                              struct cairn_error *error) {
+    struct error err = {STATUS_OK, ""};
+    return handle_report(add(handle, tensor, true, &err), &err, error);
 }
 
 /* ---- what became of saves ---- */

@@ -45,6 +45,7 @@ static size_t list_sources(struct cairn_checkpoint *handle) {
         snprintf(name, sizeof name, HANDLE_BYTES_PREFIX "%s", value->key);
         source->view = tensor_make(name, DTYPE_U8, value->bytes, 1, &size);
         source->kind = SNAPSHOT_HOST;
+        source->steady = false;
     }
     return count;
 }
@@ -98,4 +99,10 @@ enum cairn_status cairn_checkpoint_save(struct cairn_checkpoint *handle, uint64_
                                         struct cairn_error *error) {
     struct error err = {STATUS_OK, ""};
     return handle_report(save(handle, step, flags, outcome, &err), &err, error);
+}
+
+void cairn_checkpoint_settle(struct cairn_checkpoint *handle) {
+    if (handle->writer != NULL) {
+        writer_settle(handle->writer);
+    }
 }

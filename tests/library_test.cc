@@ -407,4 +407,43 @@ TEST(Library, AMisfitIsRefusedBeforeAnythingIsTouched) {
     EXPECT_EQ(ring_steps(disk), std::vector<uint64_t>{10});
 }
 
+// ---- steady tensors ----
+
+// The writer is held in another save, so that only settle can copy for this one.
+TEST(Library, SteadyTensorsHoldTheValuesOfTheSave) {
+    MemoryFiles disk;
+    Trainer trainer(&disk);
+    constexpr size_t kLarge = SNAPSHOT_PUT_OFF_BYTES / sizeof(float) + 1000;
+    std::vector<float> weights(kLarge), loss(4);
+    ASSERT_EQ(trainer.open(), CAIRN_OK);
+    trainer.add_all();
+    const cairn_tensor steady = {"large", CAIRN_F32, CAIRN_HOST, weights.data(), 1, {kLarge}};
+    ASSERT_EQ(cairn_checkpoint_add_steady(trainer.saves.get(), &steady, nullptr), CAIRN_OK);
+    ASSERT_EQ(trainer.add({"loss", CAIRN_F32, CAIRN_HOST, loss.data(), 1, {4}}), CAIRN_OK);
+    cairn_checkpoint_settle(trainer.saves.get()); // nothing to settle yet, and no writer
+    ASSERT_EQ(trainer.restore(), CAIRN_OK);
+
+    auto train_to = [&](uint64_t step) {
+        trainer.train_to(step);
+        std::fill(loss.begin(), loss.end(), static_cast<float>(step));
+        cairn_checkpoint_settle(trainer.saves.get());
+        std::fill(weights.begin(), weights.end(), static_cast<float>(step));
+    };
+    trainer.files.hold(is_checkpoint_write);
+    train_to(1);
+    ASSERT_EQ(trainer.save(), CAIRN_OK);
+    trainer.files.wait_until_held();
+    train_to(2);
+    ASSERT_EQ(trainer.save(), CAIRN_OK);
+    ASSERT_EQ(trainer.outcome, CAIRN_CHECKPOINT_ACCEPTED);
+    train_to(3);
+    trainer.files.release();
+    ASSERT_EQ(trainer.wait(), CAIRN_OK);
+    ASSERT_EQ(trainer.restore(), CAIRN_OK) << trainer.error.message;
+    EXPECT_EQ(trainer.step, 2u);
+    EXPECT_TRUE(trainer.is_trained_to(2));
+    EXPECT_EQ(weights, std::vector<float>(kLarge, 2.0F));
+    EXPECT_EQ(loss, std::vector<float>(4, 2.0F));
+}
+
 } // namespace

@@ -1,10 +1,10 @@
 /* checkpoint.h - libcairn-checkpoint: checkpoints that never stall training, for any trainer.
  *
- * A save is one memory copy; compressing, syncing and publishing happen on a thread of the library.
- * After any stop, SIGKILL and power cuts included, the newest checkpoint that verifies is found and
- * loaded; a damaged one is reported and the one before it is used. A checkpoint is a zstd file with
- * a safetensors file in it: `zstd -d` and any safetensors reader open it, and so do `cairn inspect`
- * and `cairn checkpoints`.
+ * A save is at most one memory copy; compressing, syncing and publishing happen on a thread of the
+ * library. After any stop, SIGKILL and power cuts included, the newest checkpoint that verifies is
+ * found and loaded; a damaged one is reported and the one before it is used. A checkpoint is a zstd
+ * file with a safetensors file in it: `zstd -d` and any safetensors reader open it, and so do
+ * `cairn inspect` and `cairn checkpoints`.
  *
  * Usage:
  *     struct cairn_checkpoint *saves;
@@ -29,18 +29,19 @@
  * depends on has to be in the checkpoint: weights, moments of the optimiser, state of the random
  * numbers, position in the data, running sums.
  *
- * THREADS: the library starts one thread per open directory, and for the length of a restore, or of a
- * save with compression_threads above 1, some more (at most one a processor, or as many as asked
- * for); all of them block all signals. A handle is used by one thread at a time; different handles are independent. No function is safe in a signal
- * handler, and a handle must not be used in a child made by fork.
+ * THREADS: the library starts one thread per open directory, and for the length of a restore, or of
+ * a save with compression_threads above 1, some more (at most one a processor, or as many as asked
+ * for); all of them block all signals. A handle is used by one thread at a time; different handles
+ * are independent. No function is safe in a signal handler, and a handle must not be used in a
+ * child made by fork.
  *
  * VERSIONS: until 1.0 a new minor version may break programs (the shared library's name has it).
  * Otherwise cairn_checkpoint_options (by its `size`), _event and _totals can grow at the end;
  * cairn_error and cairn_tensor, which lie in the program, cannot.
  *
  * MEMORY: two copies of all registered tensors in host memory, made by the first
- * cairn_checkpoint_restore_latest; of CUDA tensors also two on the device; for compression 10 to 15 MB
- * a thread at levels up to 3, up to 80 MB a thread from level 15 on. A save allocates nothing
+ * cairn_checkpoint_restore_latest; of CUDA tensors also two on the device; for compression 10 to 15
+ * MB a thread at levels up to 3, up to 80 MB a thread from level 15 on. A save allocates nothing
  * unless values (cairn_checkpoint_set_bytes, _set_string) have grown.
  *
  * ERRORS: functions that can fail return a status; a `struct cairn_error` (may be NULL) gets the
@@ -213,6 +214,21 @@ CAIRN_MUST_USE CAIRN_API enum cairn_status cairn_checkpoint_add(struct cairn_che
                                                                 const struct cairn_tensor *tensor,
                                                                 struct cairn_error *error);
 
+/* As cairn_checkpoint_add, with a promise that makes a save of large tensors as quick as that of
+ * small ones: between a save and the call of cairn_checkpoint_settle that follows it the program
+ * does not change the tensor. For weights and moments, which only the update changes:
+ *
+ *     forward, backward;
+ *     cairn_checkpoint_settle(saves);
+ *     update;
+ *
+ * Of a state with 4 MiB of such tensors or more these are then not copied by cairn_checkpoint_save
+ * but beside forward and backward. Tensors in CUDA memory are copied in stream order anyway, so
+ * that nothing need be promised for them. */
+CAIRN_MUST_USE CAIRN_API enum cairn_status
+cairn_checkpoint_add_steady(struct cairn_checkpoint *handle, const struct cairn_tensor *tensor,
+                            struct cairn_error *error);
+
 /* ---- values: small things with a name ---- */
 
 enum {
@@ -270,16 +286,21 @@ enum cairn_checkpoint_outcome {
 };
 
 /* Take a copy of everything and let the writer publish it as model.ckpt-<step>.safetensors.zst.
- * When it returns, host tensors may change. CUDA tensors are copied in stream order: work enqueued
- * on options.cuda_stream before this call is in the copy, work enqueued later is not; the call does
- * not wait for the device. `step` must not be lower than that of the last save or restore; the same
- * step once more replaces its file. `outcome` may be NULL.
- * Failures of the copy itself (CAIRN_ERROR_MEMORY, CAIRN_ERROR_DEVICE), of the call
- * (CAIRN_ERROR_USAGE), and under CAIRN_CHECKPOINT_STOP an earlier one in the background. Blocks
- * only where the busy policy or CAIRN_CHECKPOINT_MUST say so. */
+ * When it returns, host tensors may change, but for steady ones. CUDA tensors are copied in stream
+ * order: work enqueued on options.cuda_stream before this call is in the copy, work enqueued later
+ * is not; the call does not wait for the device. `step` must not be lower than that of the last
+ * save or restore; the same step once more replaces its file. `outcome` may be NULL. Failures of
+ * the copy itself (CAIRN_ERROR_MEMORY, CAIRN_ERROR_DEVICE), of the call (CAIRN_ERROR_USAGE), and
+ * under CAIRN_CHECKPOINT_STOP an earlier one in the background. Blocks only where the busy policy
+ * or CAIRN_CHECKPOINT_MUST say so. */
 CAIRN_MUST_USE CAIRN_API enum cairn_status
 cairn_checkpoint_save(struct cairn_checkpoint *handle, uint64_t step, unsigned flags,
                       enum cairn_checkpoint_outcome *outcome, struct cairn_error *error);
+
+/* Tensors of cairn_checkpoint_add_steady may change from here on. Blocks until what a save has yet
+ * to copy of them is copied, at worst for the time of that copy; between saves it costs next to
+ * nothing, so that it can be called before each update. */
+CAIRN_API void cairn_checkpoint_settle(struct cairn_checkpoint *handle);
 
 /* What became of an accepted save. Later versions may add fields at the end. */
 struct cairn_checkpoint_event {
@@ -289,7 +310,7 @@ struct cairn_checkpoint_event {
     bool dropped;           /* a newer one took its place (CAIRN_CHECKPOINT_LATEST): not written */
     uint64_t bytes;         /* size of the file */
     uint64_t raw_bytes;     /* of the tensors in it */
-    double stall_seconds;   /* what cairn_checkpoint_save took */
+    double stall_seconds;   /* that cairn_checkpoint_save took, and the settle after it */
     double durable_seconds; /* from its call until the file was durable, the state file was written
                                and old checkpoints were deleted */
 };
