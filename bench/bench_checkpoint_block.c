@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "bench/bench_checkpoint.h"
+#include "host/base/percentile.h"
 #include "host/base/stop.h"
 #include "host/base/text.h"
 
@@ -85,15 +86,10 @@ struct block {
     struct error failure; /* of the first save that failed */
 };
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Nearest rank; sorts. */
-static double percentile(double *values, size_t count, size_t percent) {
-    qsort(values, count, sizeof values[0], compare_doubles);
-    return count == 0 ? 0.0 : values[(count * percent + 99) / 100 - 1];
+/* Sorts. Nothing took no time. */
+static double percentile(double *values, size_t count, unsigned percent) {
+    percentile_sort(values, count);
+    return count == 0 ? 0.0 : percentile_of(values, count, percent);
 }
 
 /* Of fewer than 100 values it would be their largest. */

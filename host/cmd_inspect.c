@@ -70,12 +70,6 @@ static enum status print_metadata(const struct checkpoint *checkpoint, struct er
     return STATUS_OK;
 }
 
-static uint64_t bytes_of(const struct tensor_view *tensor) {
-    uint64_t bytes = 0;
-    (void)!tensor_bytes(tensor, &bytes); /* the decoder saw that it has a size */
-    return bytes;
-}
-
 static void print_tensor(const struct checkpoint *checkpoint, const struct tensor_view *tensor,
                          int width) {
     char shape[96], name[4 * TENSOR_NAME_CAPACITY], digest[40];
@@ -83,7 +77,7 @@ static void print_tensor(const struct checkpoint *checkpoint, const struct tenso
     const char *hex = checkpoint_metadata(checkpoint, strcat(key, tensor->name));
     text_escape(tensor->name, strlen(tensor->name), name, sizeof name);
     printf("  %-*s  %-4s  %-16s  %12" PRIu64 "  %s\n", width, name, dtype_name(tensor->dtype),
-           tensor_shape_text(tensor, shape, sizeof shape), bytes_of(tensor),
+           tensor_shape_text(tensor, shape, sizeof shape), tensor_known_bytes(tensor),
            hex == NULL ? "-" : text_escape(hex, strlen(hex), digest, sizeof digest));
 }
 
@@ -93,7 +87,7 @@ static void print_tensors(const struct checkpoint *checkpoint) {
     for (size_t i = 0; i < checkpoint->tensor_count; i++) {
         int length = (int)strlen(checkpoint->tensors[i].name);
         width = length > width ? length : width;
-        total += bytes_of(&checkpoint->tensors[i]);
+        total += tensor_known_bytes(&checkpoint->tensors[i]);
     }
     printf("\ntensors: %zu, %" PRIu64 " bytes\n", checkpoint->tensor_count, total);
     printf("  %-*s  %-4s  %-16s  %12s  %s\n", width, "name", "", "shape", "bytes", "xxh3-128");
@@ -106,7 +100,8 @@ static void print_tensors(const struct checkpoint *checkpoint) {
 static void print_state(const struct checkpoint *checkpoint, const char *label, const char *name) {
     const struct tensor_view *tensor =
         tensor_find(checkpoint->tensors, checkpoint->tensor_count, name);
-    if (tensor != NULL && tensor->dtype == DTYPE_I64 && bytes_of(tensor) == sizeof(int64_t)) {
+    if (tensor != NULL && tensor->dtype == DTYPE_I64 &&
+        tensor_known_bytes(tensor) == sizeof(int64_t)) {
         int64_t value;
         memcpy(&value, tensor->data, sizeof value);
         printf("%-8s %" PRId64 "\n", label, value);

@@ -358,10 +358,8 @@ static void add_metadata(const struct content *content, struct safetensors_build
 
 static void append_tensor(struct safetensors_builder *builder, const struct tensor_view *tensor,
                           struct text *data) {
-    uint64_t bytes = 0;
-    (void)!tensor_bytes(tensor, &bytes); /* it lies in memory, so it has a size */
     safetensors_add_tensor(builder, tensor);
-    text_append(data, tensor->data, (size_t)bytes);
+    text_append(data, tensor->data, (size_t)tensor_known_bytes(tensor));
 }
 
 static enum status append_content(const struct content *content,

@@ -51,17 +51,6 @@ static void copy_name(const char *from, char to[TENSOR_NAME_CAPACITY]) {
     }
 }
 
-/* A name from the file for a message. */
-struct shown {
-    char text[160];
-};
-
-static struct shown show(const char *name) {
-    struct shown shown;
-    text_escape(name, strlen(name), shown.text, sizeof shown.text);
-    return shown;
-}
-
 static bool holds_word(const struct checkpoint *file, const char *word) {
     char name[TENSOR_NAME_CAPACITY];
     size_t prefix;
@@ -101,7 +90,7 @@ static enum status take(const struct matching *matching, const char *prefix, siz
         return error_set(err, STATUS_MISFIT,
                          "%s: tensor %s is missing: expected the weights of an embedding, one "
                          "bidirectional LSTM with biases and two linear layers",
-                         matching->path, show(name).text);
+                         matching->path, text_show(name).text);
     }
     entry->taken = true;
     *out = entry->tensor;
@@ -243,7 +232,7 @@ static enum status no_linear(const struct matching *matching, const struct linea
     struct text found = {0};
     char shape[96];
     for (size_t i = 0; i < count; i++) {
-        text_printf(&found, "%s%s %s", i > 0 ? ", " : "", show(linear[i].weight->name).text,
+        text_printf(&found, "%s%s %s", i > 0 ? ", " : "", text_show(linear[i].weight->name).text,
                     tensor_shape_text(linear[i].weight->tensor, shape, sizeof shape));
     }
     enum status status = error_set(
@@ -285,7 +274,7 @@ static enum status read_size(const struct matching *matching, const struct tenso
     char shape[96];
     CHECK(tensor->rank == 2 && tensor->shape[axis] > 0 && tensor->shape[axis] <= INT32_MAX, err,
           STATUS_MISFIT, "%s: tensor %s has no usable shape: %s", matching->path,
-          show(tensor->name).text, tensor_shape_text(tensor, shape, sizeof shape));
+          text_show(tensor->name).text, tensor_shape_text(tensor, shape, sizeof shape));
     *out = (uint32_t)tensor->shape[axis];
     return STATUS_OK;
 }
@@ -312,7 +301,7 @@ static enum status check_shape(const struct matching *matching, const struct ten
     }
     CHECK(shape_fits(have, want, transposed), err, STATUS_MISFIT,
           "%s: tensor %s has shape %s, and %s is needed for %s beside the other tensors",
-          matching->path, show(have->name).text,
+          matching->path, text_show(have->name).text,
           tensor_shape_text(have, have_text, sizeof have_text),
           tensor_shape_text(&needed, want_text, sizeof want_text), want->name);
     return STATUS_OK;
@@ -338,7 +327,7 @@ static enum status check_all_taken(const struct matching *matching, struct error
         CHECK(matching->entries[i].taken, err, STATUS_MISFIT,
               "%s: tensor %s %s has no place: expected an embedding, one bidirectional LSTM with "
               "one layer, a linear layer with ReLU and one with a single logit",
-              matching->path, show(tensor->name).text,
+              matching->path, text_show(tensor->name).text,
               tensor_shape_text(tensor, shape, sizeof shape));
     }
     return STATUS_OK;

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/base/percentile.h"
 #include "host/base/stop.h"
 #include "host/plot.h"
 #include "io/json_line.h"
@@ -11,8 +12,8 @@
 
 #define HISTORY_FILE "history.jsonl"
 
-/* An event, and where it stands for messages. */
-struct event {
+    /* An event, and where it stands for messages. */
+    struct event {
     const char *name; /* of the file, escaped */
     uint64_t line;
     const json_t *json;
@@ -42,20 +43,12 @@ static void spread_add(struct plot_spread *spread, double value) {
     spread->sample[spread->count++] = value;
 }
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 double plot_spread_percentile(struct plot_spread *spread, unsigned percent) {
-    if (spread->count == 0) {
-        return (double)NAN;
-    }
     if (!spread->sorted) {
-        qsort(spread->sample, spread->count, sizeof *spread->sample, compare_doubles);
+        percentile_sort(spread->sample, spread->count);
         spread->sorted = true;
     }
-    return spread->sample[(spread->count * percent + 99) / 100 - 1];
+    return percentile_of(spread->sample, spread->count, percent);
 }
 
 /* ---- values of an event ---------------------------------------------------------------------- */

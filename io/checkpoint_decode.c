@@ -221,19 +221,13 @@ static enum status check_digest(const struct container *container, char hex[33],
 
 /* ---- the tensors' bytes ---- */
 
-static uint64_t view_bytes(const struct tensor_view *tensor) {
-    uint64_t bytes = 0;
-    (void)!tensor_bytes(tensor, &bytes); /* safetensors_parse saw that it has a size */
-    return bytes;
-}
-
 /* One block for all tensors, each aligned. In the file they follow each other without gaps, so most
  * of them would lie unaligned if the content were kept as it comes. */
 static enum status place_tensors(struct memory *memory, struct error *err) {
     struct safetensors_header *header = &memory->header;
     size_t total = TENSOR_ALIGNMENT;
     for (size_t i = 0; i < header->tensor_count; i++) {
-        size_t bytes = (size_t)view_bytes(&header->tensors[i]);
+        size_t bytes = (size_t)tensor_known_bytes(&header->tensors[i]);
         total += (bytes + TENSOR_ALIGNMENT - 1) / TENSOR_ALIGNMENT * TENSOR_ALIGNMENT;
     }
     memory->data = aligned_alloc(TENSOR_ALIGNMENT, total);
@@ -243,7 +237,7 @@ static enum status place_tensors(struct memory *memory, struct error *err) {
     uint8_t *at = memory->data;
     for (size_t i = 0; i < header->tensor_count; i++) {
         header->tensors[i].data = at;
-        size_t bytes = (size_t)view_bytes(&header->tensors[i]);
+        size_t bytes = (size_t)tensor_known_bytes(&header->tensors[i]);
         at += (bytes + TENSOR_ALIGNMENT - 1) / TENSOR_ALIGNMENT * TENSOR_ALIGNMENT;
     }
     return STATUS_OK;
@@ -257,8 +251,8 @@ struct stretch {
 
 static struct stretch find_stretch(const struct safetensors_header *header, uint64_t offset) {
     const struct tensor_view *tensor = header->tensors;
-    uint64_t bytes = view_bytes(tensor);
-    for (; offset >= bytes; bytes = view_bytes(tensor)) {
+    uint64_t bytes = tensor_known_bytes(tensor);
+    for (; offset >= bytes; bytes = tensor_known_bytes(tensor)) {
         offset -= bytes;
         tensor++;
     }
@@ -268,7 +262,7 @@ static struct stretch find_stretch(const struct safetensors_header *header, uint
 /* Deal content out to the tensors. */
 static void deal(struct stretch at, const uint8_t *bytes, size_t size) {
     while (size > 0) {
-        uint64_t room = view_bytes(at.tensor) - at.skip;
+        uint64_t room = tensor_known_bytes(at.tensor) - at.skip;
         size_t n = size < room ? size : (size_t)room;
         if (n > 0) {
             memcpy((uint8_t *)at.tensor->data + at.skip, bytes, n);
@@ -305,7 +299,7 @@ static enum status check_tensor_digest(void *context, unsigned lane, uint64_t in
     CHECK(digest != NULL || !work->required, err, STATUS_CORRUPT, "tensor '%s' has no digest",
           shown);
     if (digest != NULL) {
-        checkpoint_digest_hex(tensor->data, (size_t)view_bytes(tensor), hex);
+        checkpoint_digest_hex(tensor->data, (size_t)tensor_known_bytes(tensor), hex);
         CHECK(strcmp(digest, hex) == 0, err, STATUS_CORRUPT,
               "tensor '%s' does not have the digest that the metadata give for it", shown);
     }
@@ -385,7 +379,7 @@ static enum status read_data_task(void *context, unsigned lane, uint64_t index, 
                           layout_get32(table_entry(container, index) + 4)};
     struct stretch at = find_stretch(work->header, (index - 1) * CHECKPOINT_FRAME_BYTES);
     ZSTD_DCtx *zstd = work->lanes[lane].zstd;
-    if (frame.content_bytes <= view_bytes(at.tensor) - at.skip) {
+    if (frame.content_bytes <= tensor_known_bytes(at.tensor) - at.skip) {
         return decompress(zstd, &frame, container->bytes, (uint8_t *)at.tensor->data + at.skip,
                           err);
     }

@@ -283,8 +283,7 @@ static void digest_text(XXH128_hash_t hash, char out[33]) {
 }
 
 static void summarise(const struct tensor_view *tensor, XXH3_state_t *state, struct summary *out) {
-    uint64_t bytes = 0;
-    (void)!tensor_bytes(tensor, &bytes); /* check_tensor saw that it has a size */
+    uint64_t bytes = tensor_known_bytes(tensor);
     size_t width = dtype_bytes(tensor->dtype);
     bool may_be_any = may_be_nonfinite(tensor->name);
     const uint8_t *data = tensor->data;
@@ -320,9 +319,7 @@ static enum status look_at_tensors(struct checkpoint_encoder *encoder,
     struct pass pass = {tensors, count, encoder, 0};
     uint64_t total = 0;
     for (size_t i = 0; i < count; i++) {
-        uint64_t bytes = 0;
-        (void)!tensor_bytes(&tensors[i], &bytes);
-        total += bytes;
+        total += tensor_known_bytes(&tensors[i]);
     }
     unsigned lanes = parallel_lanes_for(total, checkpoint_frames_threads(encoder->frames));
     encoder->cpu_seconds += parallel_run(lanes, pass_lane, &pass);

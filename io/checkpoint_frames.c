@@ -66,18 +66,12 @@ static size_t piece_bytes(const struct checkpoint_frames *frames, uint64_t index
     return left < CHECKPOINT_FRAME_BYTES ? (size_t)left : CHECKPOINT_FRAME_BYTES;
 }
 
-static uint64_t view_bytes(const struct tensor_view *tensor) {
-    uint64_t bytes = 0;
-    (void)!tensor_bytes(tensor, &bytes); /* the encoder saw that it has a size */
-    return bytes;
-}
-
 /* The `size` bytes of content from `offset`: where they are, or gathered into `into`. */
 static const uint8_t *gather(const struct checkpoint_frames *frames, uint64_t offset, size_t size,
                              uint8_t *into) {
     const struct tensor_view *tensor = frames->tensors;
-    uint64_t bytes = view_bytes(tensor);
-    for (; offset >= bytes; bytes = view_bytes(tensor)) {
+    uint64_t bytes = tensor_known_bytes(tensor);
+    for (; offset >= bytes; bytes = tensor_known_bytes(tensor)) {
         offset -= bytes;
         tensor++;
     }
@@ -93,7 +87,7 @@ static const uint8_t *gather(const struct checkpoint_frames *frames, uint64_t of
         if (filled == size) {
             return into;
         }
-        bytes = view_bytes(++tensor);
+        bytes = tensor_known_bytes(++tensor);
         offset = 0;
     }
 }
@@ -239,7 +233,7 @@ enum status checkpoint_frames_run(struct checkpoint_frames *frames,
                                   checkpoint_take take, void *context, struct error *err) {
     uint64_t data_bytes = 0;
     for (size_t i = 0; i < tensor_count; i++) {
-        data_bytes += view_bytes(&tensors[i]);
+        data_bytes += tensor_known_bytes(&tensors[i]);
     }
     frames->tensors = tensors;
     frames->data_bytes = data_bytes;

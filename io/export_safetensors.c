@@ -68,9 +68,8 @@ static enum status write_tensors(struct publish *publish, const struct tensor_vi
                                  struct error *err) {
     TRY(write_header(publish, tensors, err));
     for (size_t i = 0; i < TENSORS; i++) {
-        uint64_t bytes = 0;
-        (void)!tensor_bytes(&tensors[i], &bytes); /* it lies in memory, so it has a size */
-        TRY(publish_write(publish, tensors[i].data, (size_t)bytes, err));
+        size_t bytes = (size_t)tensor_known_bytes(&tensors[i]);
+        TRY(publish_write(publish, tensors[i].data, bytes, err));
     }
     return STATUS_OK;
 }

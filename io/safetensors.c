@@ -97,17 +97,6 @@ struct placed_tensor {
     size_t index;
 };
 
-/* A name from the file for a message. */
-struct shown {
-    char text[160];
-};
-
-static struct shown show(const char *string) {
-    struct shown shown;
-    text_escape(string, strlen(string), shown.text, sizeof shown.text);
-    return shown;
-}
-
 /* An integer from 0; false for anything else. jansson refuses integers above 2^63 - 1 by itself. */
 static bool read_unsigned(const json_t *value, uint64_t *out) {
     if (!json_is_integer(value) || json_integer_value(value) < 0) {
@@ -119,16 +108,16 @@ static bool read_unsigned(const json_t *value, uint64_t *out) {
 
 static enum status read_shape(const json_t *shape, struct tensor_view *view, struct error *err) {
     CHECK(json_is_array(shape), err, STATUS_CORRUPT, "tensor '%s': \"shape\" is not a list",
-          show(view->name).text);
+          text_show(view->name).text);
     size_t rank = json_array_size(shape);
     CHECK(rank <= TENSOR_RANK_MAX, err, STATUS_CORRUPT,
-          "tensor '%s' has %zu dimensions, %d is the limit", show(view->name).text, rank,
+          "tensor '%s' has %zu dimensions, %d is the limit", text_show(view->name).text, rank,
           TENSOR_RANK_MAX);
     view->rank = (uint32_t)rank;
     for (size_t i = 0; i < rank; i++) {
         CHECK(read_unsigned(json_array_get(shape, i), &view->shape[i]), err, STATUS_CORRUPT,
               "tensor '%s': dimension %zu of its shape is not a number from 0 to 2^63 - 1",
-              show(view->name).text, i);
+              text_show(view->name).text, i);
     }
     return STATUS_OK;
 }
@@ -140,13 +129,13 @@ static enum status read_offsets(const json_t *offsets, struct placed_tensor *ten
                 read_unsigned(json_array_get(offsets, 0), &tensor->begin) &&
                 read_unsigned(json_array_get(offsets, 1), &tensor->end);
     CHECK(pair && tensor->begin <= tensor->end, err, STATUS_CORRUPT,
-          "tensor '%s': \"data_offsets\" are not two ascending numbers", show(name).text);
+          "tensor '%s': \"data_offsets\" are not two ascending numbers", text_show(name).text);
     uint64_t bytes;
     CHECK(tensor_bytes(&tensor->view, &bytes), err, STATUS_CORRUPT,
-          "tensor '%s': its shape overflows 64 bits", show(name).text);
+          "tensor '%s': its shape overflows 64 bits", text_show(name).text);
     CHECK(tensor->end - tensor->begin == bytes, err, STATUS_CORRUPT,
           "tensor '%s': its shape and dtype need %" PRIu64 " bytes, its data_offsets hold %" PRIu64,
-          show(name).text, bytes, tensor->end - tensor->begin);
+          text_show(name).text, bytes, tensor->end - tensor->begin);
     return STATUS_OK;
 }
 
@@ -155,20 +144,20 @@ static enum status read_tensor(const char *name, const json_t *entry, struct pla
     size_t name_bytes = strlen(name);
     CHECK(name_bytes > 0, err, STATUS_CORRUPT, "a tensor has an empty name");
     CHECK(name_bytes < TENSOR_NAME_CAPACITY, err, STATUS_CORRUPT,
-          "the name of tensor '%s' has %zu bytes, %d is the limit", show(name).text, name_bytes,
-          TENSOR_NAME_CAPACITY - 1);
+          "the name of tensor '%s' has %zu bytes, %d is the limit", text_show(name).text,
+          name_bytes, TENSOR_NAME_CAPACITY - 1);
     memcpy(out->view.name, name, name_bytes + 1);
     const json_t *dtype = json_object_get(entry, "dtype");
     const json_t *shape = json_object_get(entry, "shape");
     const json_t *offsets = json_object_get(entry, "data_offsets");
     CHECK(dtype && shape && offsets && json_object_size(entry) == 3, err, STATUS_CORRUPT,
           "tensor '%s' is not described by exactly \"dtype\", \"shape\" and \"data_offsets\"",
-          show(name).text);
+          text_show(name).text);
     CHECK(json_is_string(dtype), err, STATUS_CORRUPT, "tensor '%s': \"dtype\" is not a string",
-          show(name).text);
+          text_show(name).text);
     CHECK(dtype_from_name(json_string_value(dtype), &out->view.dtype), err, STATUS_CORRUPT,
           "tensor '%s' has dtype '%s'; F64, F32, F16, BF16, I64, I32 and U8 can be read",
-          show(name).text, show(json_string_value(dtype)).text);
+          text_show(name).text, text_show(json_string_value(dtype)).text);
     TRY(read_shape(shape, &out->view, err));
     return read_offsets(offsets, out, err);
 }
@@ -184,7 +173,7 @@ static enum status read_metadata(const json_t *object, struct safetensors_header
          at = json_object_iter_next((json_t *)object, at)) {
         const json_t *value = json_object_iter_value(at);
         CHECK(json_is_string(value), err, STATUS_CORRUPT, "metadata '%s' is not a string",
-              show(json_object_iter_key(at)).text);
+              text_show(json_object_iter_key(at)).text);
         out->metadata[out->metadata_count++] =
             (struct metadata_pair){json_object_iter_key(at), json_string_value(value)};
     }
@@ -211,7 +200,7 @@ static enum status check_cover(const struct placed_tensor *tensors, size_t count
         CHECK(tensors[i].begin == at, err, STATUS_CORRUPT,
               "tensor '%s' starts at byte %" PRIu64 " of the data, but the one before it ends at "
               "%" PRIu64 " (%s)",
-              show(tensors[i].view.name).text, tensors[i].begin, at,
+              text_show(tensors[i].view.name).text, tensors[i].begin, at,
               tensors[i].begin < at ? "overlap" : "hole");
         at = tensors[i].end;
     }
@@ -283,7 +272,7 @@ enum status safetensors_parse(const uint8_t *json, size_t size, struct safetenso
           STATUS_MEMORY, "no memory for the header of a checkpoint");
     CHECK(document != NULL, err, STATUS_CORRUPT,
           "the safetensors header is not valid JSON at its byte %d: %s", reason.position,
-          show(reason.text).text);
+          text_show(reason.text).text);
     header.document = document;
     enum status status = read_document(document, &header, err);
     if (status != STATUS_OK) {

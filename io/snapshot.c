@@ -264,11 +264,9 @@ static enum status place_tensors(struct snapshot_slot *slot, const struct snapsh
 
 /* ---- which copies can be put off ---- */
 
-/* Bytes of a tensor that is to be copied; 0 for a constant. */
+/* Bytes of a tensor that place_tensors has seen; 0 for a constant, which is not copied. */
 static size_t bytes_to_copy(const struct snapshot_source *source) {
-    uint64_t bytes = 0; /* place_tensors has checked that it does not overflow */
-    return source->kind != SNAPSHOT_CONSTANT && tensor_bytes(&source->view, &bytes) ? (size_t)bytes
-                                                                                    : 0;
+    return source->kind == SNAPSHOT_CONSTANT ? 0 : (size_t)tensor_known_bytes(&source->view);
 }
 
 static bool is_in_host_memory(const struct snapshot_pool *pool,

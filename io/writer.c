@@ -16,6 +16,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "host/base/percentile.h"
 #include "host/base/text.h"
 #include "io/writer_targets.h"
 
@@ -457,26 +458,17 @@ void writer_drain(struct writer *writer) {
 
 /* ---- totals ---- */
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a;
-    double y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Nearest rank: the smallest value that at least `percent` per cent of all values do not exceed. */
-static double percentile(const double *sorted, size_t count, size_t percent) {
-    return count == 0 ? 0.0 : sorted[(count * percent + 99) / 100 - 1];
-}
-
 struct writer_totals writer_get_totals(struct writer *writer) {
     pthread_mutex_lock(&writer->mutex);
     struct writer_totals totals = writer->totals;
     pthread_mutex_unlock(&writer->mutex);
     size_t count = writer->stall_count < STALLS_KEPT ? (size_t)writer->stall_count : STALLS_KEPT;
     memcpy(writer->stalls_sorted, writer->stalls, count * sizeof writer->stalls[0]);
-    qsort(writer->stalls_sorted, count, sizeof writer->stalls[0], compare_doubles);
-    totals.stall_seconds_p50 = percentile(writer->stalls_sorted, count, 50);
-    totals.stall_seconds_p99 = percentile(writer->stalls_sorted, count, 99);
+    percentile_sort(writer->stalls_sorted, count);
+    if (count > 0) {
+        totals.stall_seconds_p50 = percentile_of(writer->stalls_sorted, count, 50);
+        totals.stall_seconds_p99 = percentile_of(writer->stalls_sorted, count, 99);
+    }
     return totals;
 }
 

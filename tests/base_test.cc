@@ -14,6 +14,7 @@
 
 #include "host/base/memory.h"
 #include "host/base/parallel.h"
+#include "host/base/percentile.h"
 #include "host/base/queue.h"
 #include "host/base/rng.h"
 #include "host/base/status.h"
@@ -498,6 +499,31 @@ TEST(Status, CheckAndTryLeaveTheFunction) {
     EXPECT_EQ(forwarded(true, &err), STATUS_INTERNAL);
     EXPECT_EQ(forwarded(false, &err), STATUS_USAGE);
     EXPECT_STREQ(err.message, "--flag needs a value");
+}
+
+// ---- percentile ----
+
+// The definition: at least so many per cent are not larger, and of the next smaller value fewer.
+TEST(Percentile, IsTheSmallestThatSoManyDoNotExceed) {
+    std::vector<double> values = {5, 1, 4, 4, 9, -2, 7};
+    percentile_sort(values.data(), values.size());
+    ASSERT_TRUE(std::is_sorted(values.begin(), values.end()));
+    auto not_above = [&](double limit) {
+        return std::count_if(values.begin(), values.end(), [&](double v) { return v <= limit; });
+    };
+    const double count = static_cast<double>(values.size());
+    for (unsigned percent = 1; percent <= 100; percent++) {
+        double value = percentile_of(values.data(), values.size(), percent);
+        double wanted = count * percent / 100;
+        EXPECT_GE(static_cast<double>(not_above(value)), wanted) << percent;
+        auto smaller = std::lower_bound(values.begin(), values.end(), value);
+        if (smaller != values.begin()) {
+            EXPECT_LT(static_cast<double>(not_above(*(smaller - 1))), wanted) << percent;
+        }
+    }
+    EXPECT_EQ(percentile_of(values.data(), 1, 50), -2);
+    EXPECT_TRUE(std::isnan(percentile_of(nullptr, 0, 50)));
+    percentile_sort(nullptr, 0);
 }
 
 } // namespace

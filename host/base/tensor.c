@@ -54,6 +54,14 @@ bool tensor_bytes(const struct tensor_view *tensor, uint64_t *out) {
     return !__builtin_mul_overflow(elements, (uint64_t)dtype_bytes(tensor->dtype), out);
 }
 
+uint64_t tensor_known_bytes(const struct tensor_view *tensor) {
+    uint64_t bytes = 0;
+    bool fits = tensor_bytes(tensor, &bytes);
+    assert(fits);
+    (void)fits;
+    return bytes;
+}
+
 struct tensor_view tensor_make(const char *name, enum dtype dtype, void *data, uint32_t rank,
                                const uint64_t *shape) {
     assert(strlen(name) < TENSOR_NAME_CAPACITY);

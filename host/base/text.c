@@ -217,6 +217,12 @@ char *text_escape(const char *bytes, size_t size, char *out, size_t capacity) {
     return out;
 }
 
+struct text_shown text_show(const char *string) {
+    struct text_shown shown;
+    text_escape(string, strlen(string), shown.text, sizeof shown.text);
+    return shown;
+}
+
 /* ---- numbers ---- */
 
 bool text_parse_i64(const char *string, int64_t *out) {
@@ -282,10 +288,4 @@ double clock_wall_seconds(void) {
 
 double clock_thread_cpu_seconds(void) {
     return clock_seconds(CLOCK_THREAD_CPUTIME_ID);
-}
-
-struct text_shown text_show(const char *string) {
-    struct text_shown shown;
-    text_escape(string, strlen(string), shown.text, sizeof shown.text);
-    return shown;
 }

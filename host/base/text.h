@@ -55,7 +55,7 @@ void text_free(struct text *text);
  * a cut is shown by "...". Returns `out`. */
 char *text_escape(const char *bytes, size_t size, char *out, size_t capacity);
 
-/* The same by value, for a path in the middle of a message: text_show(path).text */
+/* The same by value, for a path or a name in the middle of a message: text_show(path).text */
 struct text_shown {
     char text[400];
 };
