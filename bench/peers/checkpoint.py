@@ -1,26 +1,24 @@
 """How long savers block their caller, and how soon what they saved is durable. See checkpoint.sh.
 
-This file is also the worker that runs under each peer's own Python (--worker KIND): it makes the tensors
-once, then does what a line of JSON on its standard input asks, and answers with a line of JSON.
+The peers run under their own Pythons, each in a worker (checkpoint_savers.py) that answers orders.
 """
 
 import argparse
 import csv
 import json
+import math
 import os
 import pathlib
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
-ROW = 256  # numbers with one deviation, as in Cairn's made-up states
-TENSOR_FLOATS = 4 << 20
 SAVERS = {
     "torch.save + fsync + rename": ("torch", "torch_save"),
     "torch DCP async_save, thread": ("torch", "dcp_thread"),
+    "torch DCP async_save, overlapped": ("torch", "dcp_staged"),
     "torch DCP async_save, process": ("torch", "dcp_process"),
     "safetensors save_file": ("safetensors", "safetensors_plain"),
     "safetensors + fsync + rename": ("safetensors", "safetensors_fsync"),
@@ -29,235 +27,128 @@ SAVERS = {
 }
 NOT_DURABLE = ("safetensors_plain", "keras_checkpoint", "keras_backup")  # nothing is synced to the disk
 CAIRN_MODES = ("sync+zstd", "async", "async+zstd")
+WORKER = pathlib.Path(__file__).with_name("checkpoint_savers.py")
+STARTED = time.monotonic()
+ATTEMPTS = 5  # at a round of Cairn's in which each save ends before the next begins
 
 
-# ---- tensors ---------------------------------------------------------------------------------------------
+def progress(text):
+    seconds = time.monotonic() - STARTED
+    print(f"checkpoint.sh: {seconds:3.0f} s, {text}", file=sys.stderr, flush=True)
 
 
-def made_up_tensors(megabytes):
-    """Weights, m and v of `megabytes` together, drawn as bench/bench_checkpoint_synthetic.c does."""
-    import numpy
-
-    random = numpy.random.default_rng(1)
-    floats = int(megabytes * 1e6 / 12)
-    rows = -(-floats // ROW)
-
-    def rows_of(low, high):
-        deviations = numpy.exp(random.uniform(numpy.log(low), numpy.log(high), rows)).astype("f4")
-        return (random.standard_normal((rows, ROW), dtype="f4") * deviations[:, None]).reshape(-1)[:floats]
-
-    parts = {"": rows_of(0.01, 0.1), "adam.m.": rows_of(1e-5, 1e-3)}
-    parts["adam.v."] = parts["adam.m."] ** 2 + numpy.float32(1e-12)
-    count = max(4, -(-floats // TENSOR_FLOATS))
-    return {
-        f"{prefix}layer{i}.weight": part[floats * i // count : floats * (i + 1) // count].copy()
-        for prefix, part in parts.items()
-        for i in range(count)
-    }
-
-
-def checkpoint_tensors(path):
-    """The F32 tensors of a checkpoint of Cairn, which `zstd -d` turns into a safetensors file."""
-    import numpy
-
-    content = subprocess.run(["zstd", "-dcq", path], check=True, stdout=subprocess.PIPE).stdout
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    header.pop("__metadata__", None)
-    tensors = {}
-    for name, about in header.items():
-        begin, end = (8 + size + offset for offset in about["data_offsets"])
-        if about["dtype"] == "F32":
-            tensors[name] = numpy.frombuffer(content[begin:end], dtype="<f4").reshape(about["shape"]).copy()
-    return tensors
-
-
-# ---- savers: each makes one save and returns (seconds blocked, seconds in all) ---------------------------
-
-
-def sync_path(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
-def publish(temporary, path):
-    sync_path(temporary)
-    os.rename(temporary, path)
-    sync_path(os.path.dirname(path))
-
-
-def timed(save):
-    begin = time.perf_counter()
-    save()
-    seconds = time.perf_counter() - begin
-    return seconds, seconds
-
-
-class Torch:
-    def __init__(self, tensors):
-        import torch
-        import torch.distributed
-        import torch.distributed.checkpoint
-        from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
-
-        self.torch, self.dcp, self.kinds = torch, torch.distributed.checkpoint, AsyncCheckpointerType
-        self.tensors = {name: torch.from_numpy(value) for name, value in tensors.items()}
-        self.path = None
-
-    def torch_save(self, directory, number):
-        self.path = f"{directory}/torch-{number % 2}.pt"
-        temporary = self.path + ".tmp"
-        return timed(lambda: (self.torch.save(self.tensors, temporary), publish(temporary, self.path)))
-
-    def dcp_save(self, directory, number, kind):
-        if not self.torch.distributed.is_initialized():
-            self.torch.distributed.init_process_group(
-                "gloo", init_method=f"file://{directory}/group", rank=0, world_size=1)
-        target = f"{directory}/dcp-{number % 2}"
-        shutil.rmtree(target, ignore_errors=True)
-        begin = time.perf_counter()
-        response = self.dcp.async_save(self.tensors, checkpoint_id=target, async_checkpointer_type=kind)
-        blocked = time.perf_counter() - begin
-        getattr(response, "upload_completion", response).result()
-        return blocked, time.perf_counter() - begin
-
-    def dcp_thread(self, directory, number):
-        return self.dcp_save(directory, number, self.kinds.THREAD)
-
-    def dcp_process(self, directory, number):
-        return self.dcp_save(directory, number, self.kinds.PROCESS)
-
-    def restore(self, directory, number):
-        self.torch_save(directory, number)
-        return timed(lambda: self.torch.load(self.path, weights_only=True))
-
-
-class Safetensors:
-    def __init__(self, tensors):
-        from safetensors.numpy import save_file
-
-        self.save_file, self.tensors = save_file, tensors
-
-    def safetensors_plain(self, directory, number):
-        return timed(lambda: self.save_file(self.tensors, f"{directory}/plain-{number % 2}.safetensors"))
-
-    def safetensors_fsync(self, directory, number):
-        path = f"{directory}/synced-{number % 2}.safetensors"
-        return timed(lambda: (self.save_file(self.tensors, path + ".tmp"), publish(path + ".tmp", path)))
-
-
-class Keras:
-    """One layer with as many weights as the state has, and Adam's moments of it."""
-
-    def __init__(self, tensors):
-        import keras
-        import numpy
-
-        floats = sum(value.size for value in tensors.values()) // 3
-        rows = max(1, floats // ROW)
-        self.keras = keras
-        self.model = keras.Sequential([keras.Input((1,), dtype="int32"), keras.layers.Embedding(rows, ROW)])
-        self.model.compile(optimizer=keras.optimizers.Adam(), loss="mse")
-        self.model.optimizer.build(self.model.trainable_variables)
-        values = numpy.concatenate([value.reshape(-1) for value in tensors.values()])
-        variables = [self.model.layers[0].embeddings]
-        variables += [v for v in self.model.optimizer.variables if tuple(v.shape) == (rows, ROW)]
-        for i, variable in enumerate(variables):
-            variable.assign(values[i * floats : i * floats + rows * ROW].reshape(rows, ROW))
-        self.backup = None
-
-    def keras_checkpoint(self, directory, number):
-        callback = self.keras.callbacks.ModelCheckpoint(f"{directory}/keras-{number % 2}.keras")
-        callback.set_model(self.model)
-        return timed(lambda: callback.on_epoch_end(number, {"loss": 1.0}))
-
-    def keras_backup(self, directory, number):
-        if self.backup is None:
-            self.backup = self.keras.callbacks.BackupAndRestore(f"{directory}/backup")
-            self.backup.set_model(self.model)
-            self.backup.on_train_begin()
-        return timed(lambda: self.backup.on_epoch_end(number))
-
-
-def work(arguments):
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
-    made = arguments.checkpoint is None
-    tensors = made_up_tensors(arguments.megabytes) if made else checkpoint_tensors(arguments.checkpoint)
-    peer = {"torch": Torch, "safetensors": Safetensors, "keras": Keras}[arguments.worker](tensors)
-    number = 0
-
-    def answer(what):
-        print(json.dumps(what), file=answers, flush=True)
-
-    answer({"bytes": sum(value.nbytes for value in tensors.values())})
-    for line in sys.stdin:
-        order = json.loads(line)
-        times = []
-        for _ in range(order["saves"]):
-            times.append(getattr(peer, order["saver"])(order["directory"], number))
-            number += 1
-        answer({"times": times})
-
-
-# ---- the rounds ------------------------------------------------------------------------------------------
+# ---- workers ---------------------------------------------------------------------------------------------
 
 
 class Worker:
     def __init__(self, kind, python, arguments):
-        command = [python, __file__, "--worker", kind, "--megabytes", str(arguments.megabytes)]
+        command = [python, str(WORKER), kind, str(arguments.step_ms), str(arguments.megabytes)]
         if arguments.checkpoint is not None:
-            command += ["--checkpoint", str(arguments.checkpoint)]
+            command.append(str(arguments.checkpoint))
         environment = dict(os.environ, KERAS_BACKEND=os.environ.get("KERAS_BACKEND", "tensorflow"),
             TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="")
-        self.log = tempfile.TemporaryFile(mode="w+")
+        self.kind, self.log = kind, tempfile.TemporaryFile(mode="w+")
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self.log, text=True, env=environment)
-        self.bytes = self.read()["bytes"]
+        self.bytes = self.version = self.savers = None
+
+    def meet(self):
+        """Waits until it has imported its packages and made its tensors."""
+        hello = self.read()
+        self.bytes, self.version, self.savers = hello["bytes"], hello["version"], hello["savers"]
 
     def read(self):
         line = self.process.stdout.readline()
         if not line:
             code = self.process.wait()
             self.log.seek(0)
-            sys.exit(f"{self.log.read()[-4000:]}\ncheckpoint.py: a worker ended with exit code {code}")
+            sys.exit(f"{self.log.read()[-4000:]}\ncheckpoint.sh: the {self.kind} worker ended with exit code "
+                f"{code}")
         return json.loads(line)
 
-    def ask(self, saver, directory, saves):
-        self.process.stdin.write(json.dumps({"saver": saver, "directory": directory, "saves": saves}) + "\n")
-        self.process.stdin.flush()
+    def ask(self, saver, directory, saves, steps_ms=0.0):
+        """What the saver returned for each of `saves` saves, behind each of which come steps of so long."""
+        try:
+            order = {"saver": saver, "directory": directory, "saves": saves, "steps_seconds": steps_ms / 1e3}
+            self.process.stdin.write(json.dumps(order) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended: read() says how
         return self.read()["times"]
 
     def close(self):
-        self.process.stdin.close()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass
         self.process.wait()
+        self.process.stdout.close()
         self.log.close()
+
+
+# ---- Cairn -----------------------------------------------------------------------------------------------
+
+
+class Cairn:
+    """Rounds of `cairn bench checkpoint`, with as many steps between two saves as a save takes."""
+
+    def __init__(self, arguments, directory):
+        self.arguments, self.directory = arguments, directory
+        expected_ms = 50 + 3 * arguments.megabytes
+        self.interval = math.ceil(expected_ms / arguments.step_ms)
+
+    def run(self, *options):
+        """{mode: CSV row}, {part of a warm restore: ms}"""
+        figures = pathlib.Path(self.directory, "figures")
+        command = [self.arguments.cairn, "bench", "checkpoint", "--sizes", f"{self.arguments.megabytes:g}",
+            "--storage", "dir", "--dir", self.directory, "--repeats", "1", "--kills", "0",
+            "--csv", f"{figures}.csv", "--json", f"{figures}.json", *options]
+        try:
+            done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                errors="replace")
+        except OSError as error:
+            sys.exit(f"checkpoint.sh: {self.arguments.cairn} cannot be started: {error.strerror}")
+        if done.returncode != 0:
+            sys.exit(f"{done.stderr}checkpoint.sh: cairn ended with exit code {done.returncode}")
+        with open(f"{figures}.csv", encoding="utf-8") as file:
+            rows = {row["mode"]: row for row in csv.DictReader(file)}
+        with open(f"{figures}.json", encoding="utf-8") as file:
+            restore = {figure["name"]: figure["median"] for figure in json.load(file)["figures"]
+                if figure["section"].endswith("restore, warm")}
+        if not restore:
+            sys.exit(f"checkpoint.sh: cairn measured nothing in {self.directory}: it has too little room, or "
+                "the machine too little memory")
+        return rows, restore
+
+    def restore(self):
+        _, restore = self.run("--modes", "off", "--intervals", "1", "--step-ms", "1", "--saves", "1")
+        return restore
+
+    def overlapping(self, row):
+        """A save of this mode may have begun before the one before had ended, its clean-up included."""
+        room_ms = self.interval * self.arguments.step_ms
+        return (float(row["durable_max_ms"]) + float(row["retain_ms"]) > room_ms
+            or float(row["saves_done"]) < float(row["saves_asked"]) or float(row["saves_delayed"]) > 0)
+
+    def round(self):
+        for _ in range(ATTEMPTS):
+            rows, restore = self.run("--modes", ",".join(CAIRN_MODES), "--saves", str(self.arguments.saves),
+                "--intervals", str(self.interval), "--step-ms", f"{self.arguments.step_ms:g}")
+            late = [mode for mode in CAIRN_MODES if "async" in mode and self.overlapping(rows[mode])]
+            if not late:
+                return rows, restore
+            self.interval += -(-self.interval // 2)
+            progress(f"a save ({', '.join(late)}) had not ended when the next one was due: again with one "
+                f"every {self.interval} steps")
+        sys.exit("checkpoint.sh: a save had never ended when the next one was due: pass a longer --step-ms")
+
+
+# ---- the rounds ------------------------------------------------------------------------------------------
 
 
 def percentile(values, percent):
     ordered = sorted(values)
     return ordered[-(-len(ordered) * percent // 100) - 1]
-
-
-def run_cairn(arguments, directory):
-    """One round of Cairn: {mode: CSV row}, {part of a restore: ms}."""
-    figures = pathlib.Path(directory, "figures")
-    size = f"{arguments.megabytes:g}"
-    # The 100 steps of an interval together take longer than the state needs to become durable: each save
-    # begins when the one before has ended, as the peers are waited for, too.
-    step = max(1.0, arguments.megabytes * 0.05)
-    command = [arguments.cairn, "bench", "checkpoint", "--sizes", size, "--storage", "dir",
-        "--dir", directory, "--modes", ",".join(CAIRN_MODES), "--intervals", "100", "--step-ms", str(step),
-        "--repeats", "1", "--kills", "0", "--saves", str(arguments.saves), "--csv", f"{figures}.csv",
-        "--json", f"{figures}.json"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    with open(f"{figures}.csv", encoding="utf-8") as file:
-        rows = {row["mode"]: row for row in csv.DictReader(file)}
-    with open(f"{figures}.json", encoding="utf-8") as file:
-        restore = {figure["name"]: figure["median"] for figure in json.load(file)["figures"]
-            if figure["section"].endswith("restore, warm")}
-    return rows, restore
 
 
 def describe(times):
@@ -267,78 +158,164 @@ def describe(times):
         "max": max(blocked), "total": percentile(total, 50)}
 
 
-def measure(arguments, workers, directory):
+def cairn_saves(cairn, results):
+    rows, restore = cairn.round()
+    for mode in CAIRN_MODES:
+        fields = {key: rows[mode][f"stall_{key}_us"] for key in ("p50", "p99", "max")}
+        row = {key: float(field) / 1e3 if field else None for key, field in fields.items()}
+        row["total"] = float(rows[mode]["durable_p50_ms"])
+        results.setdefault(f"cairn {mode}", []).append(row)
+    results.setdefault("restore: cairn, verified", []).append({"total": restore["whole"]})
+
+
+def cairn_restore(cairn, results):
+    results.setdefault("restore: cairn, verified", []).append({"total": cairn.restore()["whole"]})
+
+
+def torch_load(worker, directory, results):
+    (times, _), = worker.ask("torch_load", directory, 1)
+    seconds = {"restore: torch.load": times["first"],
+        "restore: torch.load, copied": times["first"] + times["copied"],
+        "restore: torch.load, later ones": statistics.median(times["later"])}
+    for name, value in seconds.items():
+        results.setdefault(name, []).append({"total": 1e3 * value})
+
+
+def measure(arguments, workers, cairn, directory):
     """{name: [what describe() returns, per round]}, in interleaved rounds."""
-    results = {}
-    wanted = {name: saver for name, saver in SAVERS.items() if saver[0] in workers}
-    for worker, method in wanted.values():
-        workers[worker].ask(method, directory, 2)  # the first saves of a process allocate
-    for _ in range(arguments.rounds):
-        rows, restore = run_cairn(arguments, directory)
-        for mode in CAIRN_MODES:
-            fields = {key: rows[mode][f"stall_{key}_us"] for key in ("p50", "p99", "max")}
-            row = {key: float(field) / 1e3 if field else None for key, field in fields.items()}
-            row["total"] = float(rows[mode]["durable_p50_ms"])
-            results.setdefault(f"cairn {mode}", []).append(row)
-        results.setdefault("restore: cairn, verified", []).append({"total": restore["whole"]})
-        for name, (worker, method) in wanted.items():
-            results.setdefault(name, []).append(
-                describe(workers[worker].ask(method, directory, arguments.saves)))
-        if "torch" in workers:
-            times = workers["torch"].ask("restore", directory, min(arguments.saves, 5))
-            results.setdefault("restore: torch.load", []).append({"total": describe(times)["total"]})
+    results, tasks = {}, {}
+
+    def add_saver(name, worker, method):
+        def saves():
+            times = worker.ask(method, directory, arguments.saves, cairn.interval * arguments.step_ms)
+            results.setdefault(name, []).append(describe(times))
+
+        tasks[name] = saves
+        progress(f"first saves: {name}")
+        worker.ask(method, directory, 2)  # the first saves of a process allocate
+
+    if arguments.saves > 0:
+        tasks["cairn, saves and restore"] = lambda: cairn_saves(cairn, results)
+        for name, (kind, method) in SAVERS.items():
+            if kind in workers and method in workers[kind].savers:
+                add_saver(name, workers[kind], method)
+    else:
+        tasks["cairn, restore"] = lambda: cairn_restore(cairn, results)
+    if "torch" in workers:
+        tasks["torch.load"] = lambda: torch_load(workers["torch"], directory, results)
+    names = list(tasks)
+    for index in range(arguments.rounds):
+        first = index % len(names)  # nobody always comes after the same one
+        for name in names[first:] + names[:first]:
+            progress(f"round {index + 1} of {arguments.rounds}: {name}")
+            tasks[name]()
     return results
 
 
+# ---- what is printed -------------------------------------------------------------------------------------
+
+
+def print_header(arguments, cairn, workers):
+    saves = f" of {arguments.saves} saves" if arguments.saves > 0 else ""
+    print(f"{arguments.megabytes:g} MB, {arguments.rounds} rounds{saves}; "
+        + "; ".join(worker.version for worker in workers.values()))
+    if arguments.saves > 0:
+        print(f"a save every {cairn.interval} steps of {arguments.step_ms:g} ms")
+
+
 def print_table(results):
-    print(f"{'saver':34}{'blocked p50':>12}{'p99':>10}{'max':>10}{'total':>12}   ms, medians of rounds")
-    for name, rounds in results.items():
+    order = sorted(results, key=lambda name: name.startswith("restore"))
+    head = f"{'ms, medians of rounds':34}{'blocked p50':>12}{'p99':>10}{'max':>10}{'total':>10}"
+    print(f"{head}  (least to most)")
+    for name in order:
+        rounds = results[name]
         median = {key: None if None in (r[key] for r in rounds) else statistics.median(r[key] for r in rounds)
             for key in rounds[0]}
-        if "p50" not in median:
-            print(f"{name:34}{'':32}{median['total']:12.2f}")
-            continue
+        totals = [r["total"] for r in rounds]
+        shown = f"{'':32}"
+        if "p50" in median:
+            p99 = "-" if median["p99"] is None else f"{median['p99']:.3f}"
+            shown = f"{median['p50']:12.3f}{p99:>10}{median['max']:10.3f}"
         synced = "" if SAVERS.get(name, ("", ""))[1] not in NOT_DURABLE else "   not synced to the disk"
-        p99 = "-" if median["p99"] is None else f"{median['p99']:.3f}"
-        print(f"{name:34}{median['p50']:12.3f}{p99:>10}{median['max']:10.3f}"
-            f"{median['total']:12.2f}{synced}")
+        print(f"{name:34}{shown}{median['total']:10.2f}  ({min(totals):.2f} to {max(totals):.2f}){synced}")
 
 
-def parse_arguments():
+def write_json(path, arguments, cairn, workers, results):
+    content = {"megabytes": arguments.megabytes, "rounds": arguments.rounds, "saves": arguments.saves,
+        "step_ms": arguments.step_ms, "interval": cairn.interval,
+        "versions": {kind: worker.version for kind, worker in workers.items()}, "results": results}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+# ---- options ---------------------------------------------------------------------------------------------
+
+
+def number_from(least, convert):
+    def parse(word):
+        try:
+            value = convert(word)
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"{word}: must be a number from {least}")
+        return value
+
+    return parse
+
+
+def folder(word):
+    if not os.path.isdir(word):
+        raise argparse.ArgumentTypeError(f"{word}: no such directory")
+    return word
+
+
+def parse_arguments(words):
     parser = argparse.ArgumentParser(prog="checkpoint.sh", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--cairn", default="build/cairn", help="the program (default %(default)s)")
-    add("--megabytes", type=float, default=1.7, help="of weights and moments (default %(default)s)")
+    add("--megabytes", type=number_from(0.01, float), default=1.7,
+        help="of weights and moments (default %(default)s)")
     add("--checkpoint", type=pathlib.Path, help="the peers save the F32 tensors of this checkpoint instead")
-    add("--dir", default=None, help="save below this directory (default: a temporary one)")
-    add("--rounds", type=int, default=3)
-    add("--saves", type=int, default=20, help="per saver and round (default %(default)s)")
+    add("--dir", type=folder, default=None, help="save below this directory (default: a temporary one)")
+    add("--rounds", type=number_from(1, int), default=3, help="(default %(default)s)")
+    add("--saves", type=number_from(0, int), default=20,
+        help="per saver and round (default %(default)s); 0: only restores are measured")
+    add("--step-ms", type=number_from(1, float), default=10.0,
+        help="length of a training step (default %(default)s)")
     add("--json", type=pathlib.Path, help="write the figures of all rounds to this file")
     for kind in ("torch", "safetensors", "keras"):
         add(f"--{kind}-python", help=argparse.SUPPRESS)
-    add("--worker", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
-def main():
-    arguments = parse_arguments()
-    if arguments.worker:
-        work(arguments)
-        return
-    kinds = {"torch": arguments.torch_python, "safetensors": arguments.safetensors_python,
-        "keras": arguments.keras_python}
-    workers = {kind: Worker(kind, python, arguments) for kind, python in kinds.items() if python}
+def run(arguments, workers, directory):
+    for kind, worker in workers.items():
+        progress(f"starting the {kind} worker")
+        worker.meet()
     if arguments.checkpoint is not None and workers:
         arguments.megabytes = next(iter(workers.values())).bytes / 1e6
-    with tempfile.TemporaryDirectory(dir=arguments.dir) as directory:
-        results = measure(arguments, workers, directory)
-    for worker in workers.values():
-        worker.close()
+    cairn = Cairn(arguments, directory)
+    results = measure(arguments, workers, cairn, directory)
+    print_header(arguments, cairn, workers)
     print_table(results)
     if arguments.json:
-        content = {"megabytes": arguments.megabytes, "rounds": arguments.rounds, "saves": arguments.saves,
-            "results": results}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(arguments.json, arguments, cairn, workers, results)
+
+
+def main(words=None):
+    arguments = parse_arguments(words)
+    pythons = {"torch": arguments.torch_python, "safetensors": arguments.safetensors_python,
+        "keras": arguments.keras_python}
+    with tempfile.TemporaryDirectory(dir=arguments.dir) as directory:
+        workers = {}
+        try:
+            for kind, python in pythons.items():
+                if python:  # they import while the first ones are waited for
+                    workers[kind] = Worker(kind, python, arguments)
+            run(arguments, workers, directory)
+        finally:
+            for worker in workers.values():
+                worker.close()
 
 
 if __name__ == "__main__":

@@ -2,13 +2,28 @@
 # checkpoint.sh - what a save costs its caller: Cairn, PyTorch, safetensors and Keras in turn.
 #
 #     bench/peers/checkpoint.sh [--megabytes X | --checkpoint FILE] [--dir DIR] [--rounds N] [--saves N]
-#         [--only torch,safetensors,keras] [--json FILE] [--cairn PATH]
+#         [--step-ms X] [--only torch,safetensors,keras] [--json FILE] [--cairn PATH]
 #
 # All save the same amount of 32-bit weights and Adam moments, drawn in the same way, into the same
 # directory. With --checkpoint the peers save the tensors of a checkpoint of Cairn's, whose decoding needs
-# zstd; Cairn's own rows are always of made-up tensors, of the same size.
+# zstd; Cairn's own rows are always of made-up tensors, of the same size. They take turns, round by round,
+# and each save begins when the one before has ended. What is done goes to standard error.
+#
 # "blocked" is how long the caller waits, "total" how long until everything is written, with those that
-# sync also until it is durable. Each save begins when the one before has ended.
+# sync also until it is durable. Between two saves of each come the same steps of one core's arithmetic of
+# --step-ms, as many as a save should need; where one of Cairn's needs more its round is made again, with
+# more. 10 ms, the default, is about a step of the default model on two cores.
+#
+# Cairn's copy of a large state goes on beside the next step and must have ended before the update at that
+# step's end: what the step waits for it is in "blocked". So the length of a step matters; larger models take
+# longer, and hide more. Of the peers one can do that, too: DCP with a stager that copies in a thread and
+# keeps its memory ("overlapped", PyTorch 2.9), with the same step and the same account. DCP's other rows are
+# its defaults, which copy in the call.
+#
+# Restores are of a file in the page cache. Cairn's is read, verified and copied into the state. torch.load
+# verifies nothing; "copied" is with the copy into tensors that are there. Its row is of a process that has
+# not loaded before, as after a crash, "later ones" of the same process, whose memory can be used again.
+# --saves 0 measures restores only.
 #
 # TORCH_PYTHON, SAFETENSORS_PYTHON and KERAS_PYTHON name Pythons that have these packages; without them
 # virtual environments are made in bench/peers/.venv from PyPI. Build Cairn first (./quickstart.sh does).

@@ -1,0 +1,210 @@
+#!/usr/bin/env python3
+"""bench/peers/checkpoint.py with a made-up Cairn and made-up workers: what is asked of whom, in which order,
+and what becomes of the answers. tests/python/checkpoint_peers.py runs the real ones.
+
+Every expected figure is worked out by hand from the small examples below.
+"""
+import contextlib
+import io
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import unittest
+from unittest import mock
+
+PEERS = pathlib.Path(__file__).resolve().parent.parent / "bench" / "peers"
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(PEERS))
+
+import checkpoint  # pylint: disable=wrong-import-position
+
+# Notes its orders. Save n of its life blocks for n ms and takes 10 n ms in all.
+WORKER = """
+import json, os, sys
+kind, log = sys.argv[1], open(os.environ["ORDERS"], "a")
+savers = {"torch": ["torch_save", "torch_load"], "keras": ["keras_backup"]}[kind]
+print(json.dumps({"bytes": 24000000, "version": "Made-up " + kind, "savers": savers}), flush=True)
+saves = 0
+for line in sys.stdin:
+    order = json.loads(line)
+    print(kind, order["saver"], order["saves"], order["steps_seconds"], file=log, flush=True)
+    if order["saver"] == os.environ.get("DIES"):
+        sys.exit("it hurts")
+    times = []
+    for _ in range(order["saves"]):
+        if order["saver"] == "torch_load":
+            times.append([{"first": 0.5, "copied": 0.25, "later": [0.2, 0.1, 0.3]}, None])
+        else:
+            saves += 1
+            times.append([0.001 * saves, 0.01 * saves])
+    print(json.dumps({"times": times}), flush=True)
+"""
+
+# Notes after how many steps it saves. A save takes 110 ms, the longest SAVE_MS, and 30 ms to clean up.
+CAIRN = f"""#!{sys.executable}
+import json, os, sys
+options = dict(zip(sys.argv[3::2], sys.argv[4::2]))
+assert sys.argv[1:3] == ["bench", "checkpoint"] and os.path.isdir(options["--dir"]), sys.argv
+if "CAIRN_SAYS" in os.environ:
+    sys.exit(os.environ["CAIRN_SAYS"])
+with open(os.environ["ORDERS"], "a") as log:
+    print("cairn", options["--modes"], options["--sizes"], options["--intervals"], file=log)
+saves = options["--saves"]
+with open(options["--csv"], "w") as csv:
+    print("mode,stall_p50_us,stall_p99_us,stall_max_us,durable_p50_ms,durable_max_ms,retain_ms,saves_asked,"
+        "saves_done,saves_delayed", file=csv)
+    for number, mode in enumerate(options["--modes"].split(",")):
+        done = 0 if mode == os.environ.get("SKIPS") else saves
+        longest = os.environ.get("SAVE_MS", "120")
+        print(f"{{mode}},{{100 + number}},,200,110,{{longest}},30,{{saves}},{{done}},0", file=csv)
+figures = [{{"section": "dir, 24 MB, restore, warm", "name": "whole", "median": 90.0}}]
+if os.environ.get("ROOM") == "none":
+    figures = []
+with open(options["--json"], "w") as out:
+    json.dump({{"figures": figures}}, out)
+"""
+
+
+class Run(unittest.TestCase):
+    def setUp(self):
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        (self.folder / "saves").mkdir()
+        worker, cairn = self.folder / "worker.py", self.folder / "cairn"
+        worker.write_text(WORKER, encoding="utf-8")
+        cairn.write_text(CAIRN, encoding="utf-8")
+        cairn.chmod(0o755)
+        self.enterContext(mock.patch.object(checkpoint, "WORKER", worker))
+        self.words = ["--cairn", str(cairn), "--dir", str(self.folder / "saves"),
+            "--json", str(self.folder / "report.json"), "--megabytes", "24", "--step-ms", "10"]
+
+    def enterContext(self, context):  # unittest has it since Python 3.11
+        value = context.__enter__()
+        self.addCleanup(context.__exit__, None, None, None)
+        return value
+
+    def run_script(self, *options, kinds=("torch", "keras"), **environment):
+        self.output, self.errors = io.StringIO(), io.StringIO()
+        workers = [word for kind in kinds for word in (f"--{kind}-python", sys.executable)]
+        environment["ORDERS"] = str(self.folder / "orders")
+        with mock.patch.dict(os.environ, environment):
+            with contextlib.redirect_stdout(self.output), contextlib.redirect_stderr(self.errors):
+                checkpoint.main([*self.words, *workers, *options])
+        self.assertEqual([], list((self.folder / "saves").iterdir()))
+        return json.loads((self.folder / "report.json").read_text(encoding="utf-8"))
+
+    def ended(self, *options, **environment):
+        """What a run says that ends by itself, which is an exit code of 1."""
+        with self.assertRaises(SystemExit) as ended:
+            self.run_script(*options, **environment)
+        self.assertEqual([], list((self.folder / "saves").iterdir()))
+        self.assertFalse((self.folder / "report.json").exists())
+        self.assertIsInstance(ended.exception.code, str)
+        return ended.exception.code
+
+    def orders(self):
+        return (self.folder / "orders").read_text(encoding="utf-8").splitlines()
+
+    def line(self, name):
+        line, = (line for line in self.output.getvalue().splitlines() if line.startswith(f"{name}  "))
+        return line[len(name) :].split()
+
+    def test_a_run(self):
+        report = self.run_script("--rounds", "3", "--saves", "3")
+        # 50 + 3 x 24 ms are 13 steps of 10 ms; 120 + 30 ms are more, and less than half as many again.
+        cairn = "cairn sync+zstd,async,async+zstd 24 "
+        self.assertEqual(
+            ["torch torch_save 2 0.0", "keras keras_backup 2 0.0"]
+            + [cairn + "13", cairn + "20"]
+            + ["torch torch_save 3 0.2", "keras keras_backup 3 0.2", "torch torch_load 1 0.0"]
+            + ["torch torch_save 3 0.2", "keras keras_backup 3 0.2", "torch torch_load 1 0.0", cairn + "20"]
+            + ["keras keras_backup 3 0.2", "torch torch_load 1 0.0", cairn + "20", "torch torch_save 3 0.2"],
+            self.orders())
+        self.assertEqual((24.0, 3, 3, 10.0, 20), tuple(
+            report[key] for key in ("megabytes", "rounds", "saves", "step_ms", "interval")))
+        self.assertEqual({"torch": "Made-up torch", "keras": "Made-up keras"}, report["versions"])
+        # The first two saves do not count: 3, 4 and 5 in the first round, then 6 to 8, then 9 to 11.
+        self.assertEqual(
+            [{"p50": p50, "p99": None, "max": p50 + 1, "total": 10 * p50} for p50 in (4, 7, 10)],
+            [{key: value and round(value, 6) for key, value in one.items()}
+             for one in report["results"]["torch.save + fsync + rename"]])
+        self.assertEqual([{"p50": 0.102, "p99": None, "max": 0.2, "total": 110.0}] * 3,
+            report["results"]["cairn async+zstd"])
+        self.assertEqual(["7.000", "-", "8.000", "70.00", "(40.00", "to", "100.00)"],
+            self.line("torch.save + fsync + rename"))
+        self.assertEqual("not synced to the disk".split(), self.line("Keras BackupAndRestore")[-5:])
+        self.assertIn("a save every 20 steps of 10 ms\n", self.output.getvalue())
+        rows = [line for line in self.output.getvalue().splitlines() if "(least" not in line][2:]
+        self.assertEqual([False] * 5 + [True] * 4, [row.startswith("restore: ") for row in rows])
+        self.assertIn(" s, round 2 of 3: torch.save + fsync + rename\n", self.errors.getvalue())
+        self.assertIn(" s, a save (async, async+zstd) had not ended when the next one was due: again with "
+            "one every 20 steps\n", self.errors.getvalue())
+
+    def test_saves_that_never_end_in_time(self):
+        # 13, 20, 30, 45 and 68 steps are not enough.
+        said = self.ended("--rounds", "1", "--saves", "1", SAVE_MS="651")
+        self.assertIn("pass a longer --step-ms", said)
+        self.assertEqual(["13", "20", "30", "45", "68"],
+            [line.split()[-1] for line in self.orders() if line.startswith("cairn")])
+
+    def test_a_skipped_save_is_one_that_came_too_early(self):
+        self.ended("--rounds", "1", "--saves", "2", SAVE_MS="1", SKIPS="async")
+        self.assertIn("a save (async) had not ended", self.errors.getvalue())
+
+    def test_restores_only(self):
+        report = self.run_script("--rounds", "2", "--saves", "0")
+        self.assertEqual(["cairn off 24 1", "torch torch_load 1 0.0", "torch torch_load 1 0.0",
+            "cairn off 24 1"], self.orders())
+        self.assertEqual({"restore: cairn, verified": [{"total": 90.0}] * 2,
+            "restore: torch.load": [{"total": 500.0}] * 2,
+            "restore: torch.load, copied": [{"total": 750.0}] * 2,
+            "restore: torch.load, later ones": [{"total": 200.0}] * 2}, report["results"])
+        self.assertEqual(["90.00", "(90.00", "to", "90.00)"], self.line("restore: cairn, verified"))
+
+    def test_a_worker_that_ends(self):
+        said = self.ended("--rounds", "1", "--saves", "1", DIES="keras_backup")
+        self.assertIn("it hurts\n", said)
+        self.assertIn("checkpoint.sh: the keras worker ended with exit code 1", said)
+
+    def test_a_worker_that_cannot_begin(self):
+        (self.folder / "worker.py").write_text("import sys; sys.exit(7)", encoding="utf-8")
+        said = self.ended("--saves", "1", kinds=("torch",))
+        self.assertIn("the torch worker ended with exit code 7", said)
+
+    def test_a_cairn_that_fails(self):
+        said = self.ended("--saves", "0", CAIRN_SAYS="no such luck")
+        self.assertEqual("no such luck\ncheckpoint.sh: cairn ended with exit code 1", said)
+
+    def test_a_cairn_that_measures_nothing(self):
+        self.assertIn("too little room", self.ended("--saves", "0", ROOM="none"))
+
+    def test_no_cairn(self):
+        said = self.ended("--saves", "0", "--cairn", str(self.folder / "none"))
+        self.assertIn("none cannot be started: No such file or directory", said)
+
+    def test_options(self):
+        for option, value, message in (
+            ("--rounds", "0", "0: must be a number from 1"), ("--saves", "-1", "-1: must be a number from 0"),
+            ("--saves", "x", "x: must be a number from 0"),
+            ("--step-ms", "nan", "nan: must be a number from 1"),
+            ("--megabytes", "inf", "inf: must be a number from 0.01"),
+            ("--dir", str(self.folder / "none"), "no such directory"),
+        ):
+            errors = io.StringIO()
+            with self.assertRaises(SystemExit) as ended, contextlib.redirect_stderr(errors):
+                checkpoint.main([option, value])
+            self.assertEqual(2, ended.exception.code)
+            self.assertIn(message, errors.getvalue())
+
+
+class Percentiles(unittest.TestCase):
+    def test_nearest_rank(self):
+        times = [(seconds, 2 * seconds) for seconds in range(100, 0, -1)]
+        self.assertEqual({"p50": 50e3, "p99": 99e3, "max": 100e3, "total": 100e3}, checkpoint.describe(times))
+        self.assertIsNone(checkpoint.describe(times[1:])["p99"])
+        self.assertEqual(7, checkpoint.percentile([9, 7], 50))
+
+
+if __name__ == "__main__":
+    unittest.main()
