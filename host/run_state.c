@@ -137,12 +137,12 @@ void run_state_set_best(struct run_state *state, const struct best_tracker *best
 size_t run_state_sources(struct run_state *state, struct snapshot_source *out) {
     for (size_t i = 0; i < FIELD_COUNT; i++) {
         void *data = (char *)state + fields[i].offset;
-        out[i].view = tensor_make(fields[i].name, fields[i].dtype, data, 0, NULL);
-        out[i].kind = SNAPSHOT_HOST;
+        out[i] = (struct snapshot_source){
+            tensor_make(fields[i].name, fields[i].dtype, data, 0, NULL), SNAPSHOT_HOST, false};
     }
     uint64_t shape[2] = {state->row_count, HISTORY_COLUMNS};
-    out[FIELD_COUNT].view = tensor_make(HISTORY_TENSOR, DTYPE_F64, state->rows, 2, shape);
-    out[FIELD_COUNT].kind = SNAPSHOT_HOST;
+    out[FIELD_COUNT] = (struct snapshot_source){
+        tensor_make(HISTORY_TENSOR, DTYPE_F64, state->rows, 2, shape), SNAPSHOT_HOST, false};
     return FIELD_COUNT + 1;
 }
 

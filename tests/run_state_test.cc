@@ -85,6 +85,20 @@ TEST_F(RunState, EveryFieldComesBack) {
     EXPECT_EQ(memcmp(restored_.rows, rows, sizeof rows), 0);
 }
 
+// The trainer changes it at the end of an epoch without asking whether a save still reads it, so a
+// save must copy it at once: nothing of it is steady, whatever was in the array before.
+TEST_F(RunState, IsCopiedInTheCallOfASave) {
+    snapshot_source sources[RUN_STATE_TENSORS];
+    memset(static_cast<void *>(sources), 0xFF, sizeof sources);
+    size_t count = run_state_sources(&state_, sources);
+    for (size_t i = 0; i < count; i++) {
+        unsigned char steady;
+        memcpy(&steady, &sources[i].steady, 1);
+        EXPECT_EQ(steady, 0) << sources[i].view.name;
+        EXPECT_EQ(sources[i].kind, SNAPSHOT_HOST) << sources[i].view.name;
+    }
+}
+
 TEST_F(RunState, CallbackStructsGoBothWays) {
     early_stopping stopping = {};
     stopping.best = 0.25;
