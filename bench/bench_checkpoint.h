@@ -147,7 +147,8 @@ MUST_USE enum status checkpoint_real_create(const struct options *options, struc
  * deviation of its own between 0.01 and 0.1), Adam's m (normal, rows of 1e-5 to 1e-3) and v (its
  * square, never 0): as random in the mantissa and as alike in the exponent as trained numbers. A
  * step is `step_seconds` of additions and multiplications on one core, measured before, so that it
- * takes longer when the writer needs that core, and at its end an update that changes nothing. */
+ * takes longer when the writer needs that core (it needs no memory, so a copy beside it costs less
+ * than beside a real step), and at its end an update that changes nothing. */
 MUST_USE enum status checkpoint_synthetic_create(struct backend *be, double megabytes,
                                                  double step_seconds, const char *directory,
                                                  struct checkpoint_trainee **out,
@@ -162,7 +163,7 @@ struct checkpoint_round {
     /* p99 is NaN when there were fewer than 100 calls */
     double stall_p50, stall_p99, stall_max; /* seconds in the save call, of accepted saves, and
                                                before the update that follows (writer_settle) */
-    double cpu_p50, cpu_p99, cpu_max;       /* processor time of the trainer's thread in the call */
+    double cpu_p50, cpu_p99, cpu_max;       /* processor time of the trainer's thread in both */
     double asked, done, skipped, delayed, failed;
     double durable_p50, durable_max; /* from the call until the file's name is durable */
     /* means over the saves that became durable; retain, the state file and what is deleted, comes

@@ -82,6 +82,7 @@ struct block {
     double *durables;      /* [capacity] */
     size_t calls, durable_count, capacity;
     struct save_result sums; /* of the saves that became durable */
+    struct writer_settled settled;
     double resident_before;
     struct error failure; /* of the first save that failed */
 };
@@ -111,7 +112,7 @@ static void add_result(struct block *block, const struct save_result *result) {
     /* The file counts from when its name is durable; the state file is a hint for others. */
     double durable_seconds = result->durable_seconds - result->retain_seconds;
     block->durables[block->durable_count++] = durable_seconds;
-    sums->stall_seconds += result->stall_seconds;
+    sums->stall_seconds += result->stall_seconds - result->settle_seconds; /* beside the rest */
     sums->durable_seconds += durable_seconds;
     sums->snapshot_seconds += result->snapshot_seconds;
     sums->compress_seconds += result->compress_seconds;
@@ -149,7 +150,7 @@ static enum status save_state(struct block *block, enum save_outcome *outcome, s
 }
 
 /* The call that is timed: wall clock, and what this thread really computed in it. What a later step
- * waits for the save's copies comes to it in make_steps. */
+ * waits for the save's copies comes to it by add_settled. */
 static enum status timed_call(struct block *block, struct error *err) {
     enum save_outcome outcome = SAVE_ACCEPTED;
     double cpu = clock_thread_cpu_seconds(), wall = bench_clock_now();
@@ -164,18 +165,24 @@ static enum status timed_call(struct block *block, struct error *err) {
     return STATUS_OK;
 }
 
+/* What was waited for the copies of the latest save belongs to its stall. */
+static void add_settled(struct block *block) {
+    if (block->writer == NULL || block->calls == 0) {
+        return;
+    }
+    struct writer_settled before = block->settled;
+    block->settled = writer_settled(block->writer);
+    block->walls[block->calls - 1] += block->settled.seconds - before.seconds;
+    block->cpus[block->calls - 1] += block->settled.cpu_seconds - before.cpu_seconds;
+}
+
 static enum status make_steps(struct block *block, uint64_t interval, uint64_t steps,
                               struct error *err) {
     struct checkpoint_trainee *trainee = block->trainee;
-    double settled = 0.0;
     for (uint64_t i = 0; i < steps; i++) {
         CHECK(stop_signal() == 0, err, STATUS_STOPPED, "stopped by a signal");
         TRY(trainee->make_step(trainee, err));
-        if (block->writer != NULL && block->calls > 0) {
-            double before = settled;
-            settled = writer_settle_seconds(block->writer);
-            block->walls[block->calls - 1] += settled - before;
-        }
+        add_settled(block);
         /* In the middle of the interval, so that what follows a save is within the block. */
         bool due = i % interval == (interval - 1) / 2;
         if (due && block->mode != CHECKPOINT_OFF) {
@@ -184,6 +191,10 @@ static enum status make_steps(struct block *block, uint64_t interval, uint64_t s
         if (block->writer != NULL) {
             poll_results(block);
         }
+    }
+    if (block->writer != NULL) { /* the step after the last one would */
+        writer_settle(block->writer);
+        add_settled(block);
     }
     struct backend *be = trainee->be;
     return be->table->stream_synchronize(be, BACKEND_STREAM_COMPUTE, err);

@@ -105,7 +105,7 @@ static void list_sources(struct bench_train_run *run) {
         model_views(model, prefixes[p], parts[p], views);
         for (size_t i = 0; i < MODEL_TENSORS; i++) {
             run->sources[run->source_count++] =
-                (struct snapshot_source){views[i], SNAPSHOT_DEVICE, false};
+                (struct snapshot_source){views[i], SNAPSHOT_DEVICE, .steady = true};
         }
     }
     size_t bytes;
@@ -129,6 +129,10 @@ static enum status make_directory(struct bench_train_run *run, struct error *err
     return STATUS_OK;
 }
 
+static void settle(void *writer) {
+    writer_settle(writer);
+}
+
 static enum status create_writer(struct bench_train_run *run, struct error *err) {
     struct error warning = {
         0}; /* of a file system without locks: nobody else knows the directory */
@@ -143,8 +147,10 @@ static enum status create_writer(struct bench_train_run *run, struct error *err)
                                          (unsigned)run->options->compression_threads,
                                      .busy = WRITER_BUSY_SKIP,
                                      .host_capacity = 64 * 1024};
-    return writer_create(&options, run->be, run->model->state, run->model->state_bytes,
-                         &run->writer, err);
+    TRY(writer_create(&options, run->be, run->model->state, run->model->state_bytes, &run->writer,
+                      err));
+    model_before_change(run->model, settle, run->writer);
+    return STATUS_OK;
 }
 
 static enum status open_parts(struct bench_train_run *run, struct error *err) {

@@ -12,8 +12,8 @@
 
 #define HISTORY_FILE "history.jsonl"
 
-    /* An event, and where it stands for messages. */
-    struct event {
+/* An event, and where it stands for messages. */
+struct event {
     const char *name; /* of the file, escaped */
     uint64_t line;
     const json_t *json;

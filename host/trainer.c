@@ -368,9 +368,12 @@ static enum status secure_start(struct trainer *trainer, struct error *err) {
     if (!trainer->setup.supersede) {
         return STATUS_OK;
     }
-    CHECK(durable, err, STATUS_IO,
-          "going back to %s needs a save, which failed: nothing was changed",
-          trainer->setup.resumed_path);
+    CHECK(
+        durable, err, STATUS_IO,
+        "going back to %s needs a save, which failed: all checkpoints are where they were, but "
+        "history.jsonl and the event files end at step %llu now; when the disk takes saves again, "
+        "the same command goes on",
+        trainer->setup.resumed_path, (unsigned long long)trainer->state.step);
     return store_supersede_newer(store, (uint64_t)trainer->state.step, err);
 }
 

@@ -5,9 +5,14 @@
 
 #include "host/base/memory.h"
 
-/* Large enough to be written past the cache, small enough that a thread that waits for another's
- * piece waits for less than a millisecond. */
-enum { PIECE_BYTES = MEMORY_STREAM_BYTES };
+/* Who comes to change the source may have to wait for a piece that another thread has taken: so long
+ * as a tenth of a millisecond, if that thread runs. */
+enum { PIECE_BYTES = 2 << 20 };
+
+struct piece {
+    struct put_off_copy copy;
+    bool past_cache;
+};
 
 enum status put_off_init(struct put_off *list, size_t capacity, struct error *err) {
     list->capacity = capacity;
@@ -54,15 +59,15 @@ void put_off_add(struct put_off *list, void *to, const void *from, size_t bytes)
 }
 
 /* The next piece that nobody has taken; false when there is none left. */
-static bool take_locked(struct put_off *list, struct put_off_copy *out) {
+static bool take_locked(struct put_off *list, struct piece *out) {
     if (list->next == list->count) {
         return false;
     }
     const struct put_off_copy *copy = &list->copies[list->next];
     size_t left = copy->bytes - list->offset;
-    /* What remains behind a piece is not less than one: the last is up to two pieces long. */
-    size_t bytes = left < 2 * (size_t)PIECE_BYTES ? left : (size_t)PIECE_BYTES;
-    *out = (struct put_off_copy){copy->to + list->offset, copy->from + list->offset, bytes};
+    size_t bytes = left < PIECE_BYTES ? left : PIECE_BYTES;
+    out->copy = (struct put_off_copy){copy->to + list->offset, copy->from + list->offset, bytes};
+    out->past_cache = copy->bytes >= MEMORY_STREAM_BYTES;
     list->offset += bytes;
     if (list->offset == copy->bytes) {
         list->next++;
@@ -72,12 +77,21 @@ static bool take_locked(struct put_off *list, struct put_off_copy *out) {
     return true;
 }
 
+static void copy_piece(const struct piece *piece) {
+    const struct put_off_copy *copy = &piece->copy;
+    if (piece->past_cache) {
+        memory_copy_past_cache(copy->to, copy->from, copy->bytes);
+    } else {
+        memory_copy(copy->to, copy->from, copy->bytes);
+    }
+}
+
 void put_off_finish(struct put_off *list) {
-    struct put_off_copy piece;
+    struct piece piece;
     pthread_mutex_lock(&list->mutex);
     while (take_locked(list, &piece)) {
         pthread_mutex_unlock(&list->mutex);
-        memory_copy(piece.to, piece.from, piece.bytes);
+        copy_piece(&piece);
         pthread_mutex_lock(&list->mutex);
         list->under_way--;
         if (list->under_way == 0) {

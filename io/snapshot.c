@@ -269,27 +269,25 @@ static size_t bytes_to_copy(const struct snapshot_source *source) {
     return source->kind == SNAPSHOT_CONSTANT ? 0 : (size_t)tensor_known_bytes(&source->view);
 }
 
-static bool is_in_host_memory(const struct snapshot_pool *pool,
-                              const struct snapshot_source *source) {
-    return source->kind == SNAPSHOT_HOST || pool->be->unified_memory;
+/* May it be copied later, by a processor? */
+static bool can_wait(const struct snapshot_pool *pool, const struct snapshot_source *source) {
+    return source->steady && (source->kind == SNAPSHOT_HOST || pool->be->unified_memory);
 }
 
-/* Are there so many bytes of steady tensors that it is worth it? */
-static bool puts_off(const struct snapshot_pool *pool, const struct snapshot_source *sources,
-                     size_t count) {
+/* Bytes that are copied later: all that can wait, or none when they are too few to be worth it. */
+static size_t bytes_to_put_off(const struct snapshot_pool *pool,
+                               const struct snapshot_source *sources, size_t count) {
     size_t total = 0;
     for (size_t i = 0; i < count; i++) {
-        if (sources[i].steady && is_in_host_memory(pool, &sources[i])) {
-            total += bytes_to_copy(&sources[i]);
-        }
+        total += can_wait(pool, &sources[i]) ? bytes_to_copy(&sources[i]) : 0;
     }
-    return total >= SNAPSHOT_PUT_OFF_BYTES;
+    return total >= SNAPSHOT_PUT_OFF_BYTES ? total : 0;
 }
 
 /* ---- fill and wait ---- */
 
 static void copy_host_values(struct snapshot_slot *slot, const struct snapshot_source *sources,
-                             size_t count, bool put_off) {
+                             size_t count) {
     size_t offset = 0;
     for (size_t i = 0; i < count; i++) {
         size_t bytes = sources[i].kind == SNAPSHOT_HOST ? bytes_to_copy(&sources[i]) : 0;
@@ -297,7 +295,7 @@ static void copy_host_values(struct snapshot_slot *slot, const struct snapshot_s
             continue;
         }
         void *to = slot->tensors[i].data = slot->host_copy + offset;
-        if (put_off && sources[i].steady) {
+        if (slot->put_off_bytes > 0 && can_wait(slot->pool, &sources[i])) {
             put_off_add(&slot->put_off, to, sources[i].view.data, bytes);
         } else {
             memory_copy(to, sources[i].view.data, bytes);
@@ -309,11 +307,10 @@ static void copy_host_values(struct snapshot_slot *slot, const struct snapshot_s
 /* The device tensors into `image`, each where place_tensors put it, behind the compute stream. */
 static enum status copy_device_tensors(struct snapshot_slot *slot,
                                        const struct snapshot_source *sources, size_t count,
-                                       uint8_t *image, bool put_off, struct error *err) {
+                                       uint8_t *image, struct error *err) {
     const struct snapshot_pool *pool = slot->pool;
     const struct backend_table *table = pool->be->table;
-    put_off = put_off && pool->be->unified_memory;
-    if (pool->region != NULL && !put_off) {
+    if (pool->region != NULL && (slot->put_off_bytes == 0 || pool->staged)) {
         return table->copy(pool->be, image, pool->region, pool->device_bytes,
                            BACKEND_STREAM_COMPUTE, err);
     }
@@ -323,7 +320,7 @@ static enum status copy_device_tensors(struct snapshot_slot *slot,
             continue;
         }
         size_t offset = (size_t)((uint8_t *)slot->tensors[i].data - slot->device_copy);
-        if (put_off && sources[i].steady) {
+        if (slot->put_off_bytes > 0 && can_wait(pool, &sources[i])) {
             put_off_add(&slot->put_off, image + offset, sources[i].view.data, bytes);
         } else {
             TRY(table->copy(pool->be, image + offset, sources[i].view.data, bytes,
@@ -334,7 +331,7 @@ static enum status copy_device_tensors(struct snapshot_slot *slot,
 }
 
 static enum status enqueue_copies(struct snapshot_slot *slot, const struct snapshot_source *sources,
-                                  size_t count, bool put_off, struct error *err) {
+                                  size_t count, struct error *err) {
     struct snapshot_pool *pool = slot->pool;
     struct backend *be = pool->be;
     const struct backend_table *table = be->table;
@@ -342,14 +339,14 @@ static enum status enqueue_copies(struct snapshot_slot *slot, const struct snaps
         return STATUS_OK;
     }
     if (!pool->staged) {
-        TRY(copy_device_tensors(slot, sources, count, slot->device_copy, put_off, err));
+        TRY(copy_device_tensors(slot, sources, count, slot->device_copy, err));
         return table->event_record(be, slot->copied, BACKEND_STREAM_COMPUTE, err);
     }
     size_t index = (size_t)(slot - pool->slots);
     /* A save that a newer one replaced was not waited for: its way to the host may still read the
      * staging copy. Otherwise `copied` was reached long ago and this is free. */
     TRY(table->stream_wait_event(be, BACKEND_STREAM_COMPUTE, slot->copied, err));
-    TRY(copy_device_tensors(slot, sources, count, pool->staging[index], false, err));
+    TRY(copy_device_tensors(slot, sources, count, pool->staging[index], err));
     TRY(table->event_record(be, pool->staged_event[index], BACKEND_STREAM_COMPUTE, err));
     TRY(table->stream_wait_event(be, BACKEND_STREAM_COPY, pool->staged_event[index], err));
     TRY(table->copy(be, slot->device_copy, pool->staging[index], pool->device_bytes,
@@ -367,10 +364,10 @@ enum status snapshot_fill(struct snapshot_slot *slot, const struct snapshot_sour
     put_off_clear(&slot->put_off);
     TRY(place_tensors(slot, sources, count, &host_bytes, err));
     TRY(grow_host_copy(slot, host_bytes, err));
-    bool put_off = puts_off(slot->pool, sources, count);
-    TRY(enqueue_copies(slot, sources, count, put_off,
+    slot->put_off_bytes = bytes_to_put_off(slot->pool, sources, count);
+    TRY(enqueue_copies(slot, sources, count,
                        err)); /* first: the device works while the host values are copied */
-    copy_host_values(slot, sources, count, put_off);
+    copy_host_values(slot, sources, count);
     slot->tensor_count = count;
     return STATUS_OK;
 }

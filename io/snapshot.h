@@ -65,6 +65,7 @@ struct snapshot_pool;
 struct snapshot_slot {
     struct tensor_view tensors[SNAPSHOT_TENSORS_MAX]; /* what was snapshot; data is host memory */
     size_t tensor_count;
+    size_t put_off_bytes;       /* of them, not copied in snapshot_fill */
     struct snapshot_pool *pool; /* private from here */
     uint8_t *device_copy;       /* pinned image of the device region */
     uint8_t *host_copy;         /* by-value tensors, grown outside the step loop */

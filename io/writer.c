@@ -22,7 +22,7 @@
 
 enum {
     STALLS_KEPT = 65536,
-    SETTLES_KEPT = 2 * WRITER_RESULTS_MAX, /* more than there can be results not polled */
+    SETTLES_KEPT = 2 * WRITER_RESULTS_MAX, /* of so many saves back is known what settling took */
     UNPUBLISHED_KEPT =
         2 * SNAPSHOT_SLOTS,           /* a save can only wait for one that was queued before it */
     STRINGS_INITIAL_BYTES = 64 * 1024 /* the effective options of a run take about 4 KiB */
@@ -62,7 +62,7 @@ struct writer {
     uint64_t stall_count;
     bool unsettled;                      /* a save was accepted since the last writer_settle */
     double settle_seconds[SETTLES_KEPT]; /* of the save of id i: [i % SETTLES_KEPT] */
-    double settle_seconds_total;
+    struct writer_settled settled;
 
     /* writer's thread only */
     int policy; /* of scheduling, as it was set last; -1: somebody else's choice, which stays */
@@ -116,7 +116,9 @@ bool writer_poll(struct writer *writer, struct save_result *out) {
         writer->result_count--;
         memmove(&writer->results[0], &writer->results[1],
                 writer->result_count * sizeof writer->results[0]);
-        out->stall_seconds += writer->settle_seconds[out->id % SETTLES_KEPT];
+        bool is_known = writer->last_id - out->id < SETTLES_KEPT;
+        out->settle_seconds = is_known ? writer->settle_seconds[out->id % SETTLES_KEPT] : 0.0;
+        out->stall_seconds += out->settle_seconds;
     }
     pthread_mutex_unlock(&writer->mutex);
     return found;
@@ -129,6 +131,7 @@ static void begin_result(struct save_result *result, const struct job *job) {
     result->id = job->id;
     result->step = job->step;
     result->stall_seconds = job->stall_seconds;
+    result->put_off_bytes = job->slot->put_off_bytes;
     memcpy(result->path, job->targets[0].path, sizeof result->path);
 }
 
@@ -419,11 +422,12 @@ void writer_settle(struct writer *writer) {
         return;
     }
     writer->unsettled = false;
-    double begin = clock_monotonic_seconds();
+    double cpu = clock_thread_cpu_seconds(), begin = clock_monotonic_seconds();
     snapshot_settle(writer->pool);
     double seconds = clock_monotonic_seconds() - begin;
     writer->settle_seconds[writer->last_id % SETTLES_KEPT] = seconds;
-    writer->settle_seconds_total += seconds;
+    writer->settled.seconds += seconds;
+    writer->settled.cpu_seconds += clock_thread_cpu_seconds() - cpu;
     pthread_mutex_lock(&writer->mutex);
     double *stall = &writer->stalls[(writer->stall_count - 1) % STALLS_KEPT];
     *stall += seconds;
@@ -435,8 +439,8 @@ void writer_settle(struct writer *writer) {
     pthread_mutex_unlock(&writer->mutex);
 }
 
-double writer_settle_seconds(const struct writer *writer) {
-    return writer->settle_seconds_total;
+struct writer_settled writer_settled(const struct writer *writer) {
+    return writer->settled;
 }
 
 static bool all_free_locked(const struct writer *writer) {

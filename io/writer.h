@@ -96,12 +96,14 @@ struct save_result {
     uint64_t bytes, raw_bytes;     /* of the last target */
     double stall_seconds;          /* writer_save's own time on the trainer's thread, and what
                                       writer_settle waited for this save */
+    double settle_seconds;         /* the second of them; beside the writer's work, not before it */
+    uint64_t put_off_bytes;        /* of the tensors that writer_save did not copy */
     double durable_seconds;        /* from writer_save's entry until all targets were durable, the
                                       state file and retention (retain_seconds) included */
     /* sums over the targets; snapshot: the writer's wait for the copies, and its own copies of what
      * was put off; rename: with the fsync of
      * the directory; retain: the state file, and what retention deletes. What is missing to
-     * durable_seconds the save spent in the queue. */
+     * durable_seconds, with stall_seconds less settle_seconds, the save spent in the queue. */
     double snapshot_seconds, compress_seconds, write_seconds, fsync_seconds, rename_seconds;
     double retain_seconds;
     double cpu_seconds; /* processor time that the writer spent on this save, on all its threads */
@@ -133,8 +135,11 @@ MUST_USE enum status writer_save(struct writer *writer, const struct snapshot_so
  * call. */
 void writer_settle(struct writer *writer);
 
-/* Seconds that writer_settle has taken in all. */
-double writer_settle_seconds(const struct writer *writer);
+/* What writer_settle has taken in all: seconds, and of them processor time of the calling thread. */
+struct writer_settled {
+    double seconds, cpu_seconds;
+};
+struct writer_settled writer_settled(const struct writer *writer);
 
 /* The next finished save, in the order of writing; false when there is none now. Never blocks. */
 bool writer_poll(struct writer *writer, struct save_result *out);

@@ -323,6 +323,7 @@ static void add_event(struct cairn_checkpoint *handle, const struct save_result 
     event->raw_bytes = result->raw_bytes;
     event->stall_seconds = result->stall_seconds;
     event->durable_seconds = result->durable_seconds;
+    event->put_off_bytes = result->put_off_bytes;
 }
 
 void handle_collect(struct cairn_checkpoint *handle) {

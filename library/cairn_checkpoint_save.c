@@ -102,7 +102,7 @@ enum cairn_status cairn_checkpoint_save(struct cairn_checkpoint *handle, uint64_
 }
 
 void cairn_checkpoint_settle(struct cairn_checkpoint *handle) {
-    if (handle->writer != NULL) {
+    if (handle != NULL && handle->writer != NULL) {
         writer_settle(handle->writer);
     }
 }

@@ -190,6 +190,19 @@ TEST_F(CudaModel, SumsThatWereSetAreNotOverwrittenByLateOnes) {
 }
 
 // An evaluation between steps goes through the same slots and the same workspace.
+// A save is taken in stream order there, and a recorded step could not ask.
+TEST_F(CudaModel, NobodyIsAskedBeforeTheStateChanges) {
+    Trained run(true);
+    unsigned asked = 0;
+    model_before_change(
+        run.net, [](void *count) { ++*static_cast<unsigned *>(count); }, &asked);
+    run.train(1);
+    run.train(2);
+    uint64_t of = 0;
+    run.poll(true, &of);
+    EXPECT_EQ(asked, 0u);
+}
+
 TEST_F(CudaModel, ForwardPassesBetweenStepsChangeNothing) {
     Patient patient;
     for (unsigned seed = 1; seed <= SCHEDULES; seed++) {

@@ -421,6 +421,11 @@ TEST(Library, SteadyTensorsHoldTheValuesOfTheSave) {
     ASSERT_EQ(cairn_checkpoint_add_steady(trainer.saves.get(), &steady, nullptr), CAIRN_OK);
     ASSERT_EQ(trainer.add({"loss", CAIRN_F32, CAIRN_HOST, loss.data(), 1, {4}}), CAIRN_OK);
     cairn_checkpoint_settle(trainer.saves.get()); // nothing to settle yet, and no writer
+    cairn_checkpoint_settle(nullptr);
+    const char bytes[] = "a value";
+    ASSERT_EQ(
+        cairn_checkpoint_set_bytes(trainer.saves.get(), "value", bytes, sizeof bytes, nullptr),
+        CAIRN_OK);
     ASSERT_EQ(trainer.restore(), CAIRN_OK);
 
     auto train_to = [&](uint64_t step) {
@@ -439,6 +444,11 @@ TEST(Library, SteadyTensorsHoldTheValuesOfTheSave) {
     train_to(3);
     trainer.files.release();
     ASSERT_EQ(trainer.wait(), CAIRN_OK);
+    for (int i = 0; i < 2; i++) {
+        const cairn_checkpoint_event *event = cairn_checkpoint_poll(trainer.saves.get());
+        ASSERT_NE(event, nullptr);
+        EXPECT_EQ(event->put_off_bytes, kLarge * sizeof(float)); // nothing else was put off
+    }
     ASSERT_EQ(trainer.restore(), CAIRN_OK) << trainer.error.message;
     EXPECT_EQ(trainer.step, 2u);
     EXPECT_TRUE(trainer.is_trained_to(2));

@@ -3,13 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 #include <thread>
 #include <vector>
 
 namespace {
 
-constexpr size_t PIECE = 16 << 20; // what one thread takes at once
+constexpr size_t PIECE = 2 << 20; // what one thread takes at once
 
 std::vector<uint8_t> random_bytes(size_t size) {
     std::mt19937 random(static_cast<unsigned>(size));
@@ -32,7 +33,8 @@ class PutOff : public ::testing::Test {
 };
 
 TEST_F(PutOff, NothingIsCopiedBeforeFinishAndAllAfterIt) {
-    for (size_t size : {size_t{1}, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 3 * PIECE + 5}) {
+    for (size_t size :
+         {size_t{1}, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 8 * PIECE - 1, 8 * PIECE + 5}) {
         std::vector<uint8_t> from = random_bytes(size), to(size, 9), before = to;
         put_off_clear(&list);
         put_off_add(&list, to.data(), from.data(), size);
@@ -84,9 +86,36 @@ TEST_F(PutOff, ClearForgetsWhatWasNotMade) {
     EXPECT_EQ(to, empty);
 }
 
+// What was taken when the list is cleared is copied to its end before clear returns.
+TEST_F(PutOff, AfterClearNobodyCopies) {
+    const size_t size = 64 * PIECE;
+    std::vector<uint8_t> from(size, 1), to(size);
+    put_off_add(&list, to.data(), from.data(), size);
+    std::thread other([&] { put_off_finish(&list); });
+    auto begun = [&] {
+        pthread_mutex_lock(&list.mutex);
+        bool yes = list.offset > 0 || list.next > 0;
+        pthread_mutex_unlock(&list.mutex);
+        return yes;
+    };
+    while (!begun()) {
+        std::this_thread::yield();
+    }
+    put_off_clear(&list);
+    // Whole pieces, and nothing behind the first one that was not taken.
+    size_t copied = 0;
+    while (copied < size && to[copied] == 1) {
+        copied++;
+    }
+    EXPECT_EQ(copied % PIECE, 0u);
+    EXPECT_EQ(std::count(to.begin() + static_cast<ptrdiff_t>(copied), to.end(), 1), 0);
+    other.join();
+    EXPECT_TRUE(copied == size || to[copied] == 0) << "copied after clear";
+}
+
 // Each that returns from finish must find everything there, what the others copied included.
 TEST_F(PutOff, SeveralThreadsShareTheWork) {
-    const size_t size = 5 * PIECE + 123;
+    const size_t size = 9 * PIECE + 123; // past the cache
     std::vector<uint8_t> from = random_bytes(size), to(size);
     put_off_add(&list, to.data(), from.data(), size);
     std::vector<std::thread> threads;

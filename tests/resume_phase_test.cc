@@ -188,6 +188,7 @@ TEST_F(FromBest, TheRingIsNeverEmpty) {
     Outcome outcome = run(limited);
     EXPECT_EXIT_CODE(outcome, 74);
     EXPECT_SAYS(outcome, "EFBIG");
+    EXPECT_SAYS(outcome, "all checkpoints are where they were");
     ASSERT_FALSE(checkpoint_steps(model()).empty());
     Outcome verify = run_cairn({"checkpoints", "--model-dir", model(), "--verify"});
     EXPECT_EXIT_CODE(verify, 0);

@@ -521,6 +521,29 @@ TEST(SnapshotAsynchronous, TheStagingCopyWaitsForTheStepBeforeIt) {
     snapshot_release(slot);
 }
 
+// Without staging copies the compute stream itself brings the state to the host.
+TEST(SnapshotAsynchronous, ADirectPoolHasNoStagingCopiesAndUsesTheComputeStreamAlone) {
+    State state(FakeBackend::ASYNCHRONOUS);
+    snapshot_pool_free(state.pool);
+    struct error err = {};
+    ASSERT_EQ(snapshot_pool_create(state.device.get(), state.region, FLOATS * sizeof(float), 64,
+                                   true, &state.pool, &err),
+              STATUS_OK)
+        << err.message;
+    EXPECT_EQ(state.device.device_bytes(), FLOATS * sizeof(float)); // the state's own
+    size_t pinned = 0, staging = 1;
+    snapshot_pool_memory(state.pool, &pinned, &staging);
+    EXPECT_EQ(pinned, 2 * FLOATS * sizeof(float));
+    EXPECT_EQ(staging, 0u);
+    state.device.hold(BACKEND_STREAM_COPY);
+    state.train_to(10);
+    struct snapshot_slot *slot = state.snapshot();
+    state.train_to(11);
+    expect_snapshot(slot, 10); // although the copy stream stands
+    state.device.release(BACKEND_STREAM_COPY);
+    snapshot_release(slot);
+}
+
 TEST(SnapshotAsynchronous, EachSlotHasItsOwnStagingCopy) {
     State state(FakeBackend::ASYNCHRONOUS);
     struct backend *be = state.device.get();

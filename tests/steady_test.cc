@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -142,11 +143,38 @@ TEST(Steady, AreNotCopiedAnyMoreWhenTheSlotIsFilledAgain) {
     Pool pool(&state);
     state.update(2); // the first fill is void, as under LATEST
     std::vector<struct snapshot_source> list = state.sources();
-    ASSERT_EQ(snapshot_fill(pool.slot, list.data(), list.size(), nullptr), STATUS_OK);
+    for (int again = 0; again < 3; again++) {
+        ASSERT_EQ(snapshot_fill(pool.slot, list.data(), list.size(), nullptr), STATUS_OK);
+        EXPECT_EQ(pool.slot->put_off.count, 1u) << "the two tensors, which are neighbours";
+    }
     snapshot_settle(pool.pool);
     state.update(3);
     ASSERT_EQ(snapshot_wait(pool.slot, nullptr), STATUS_OK);
     EXPECT_EQ(others(pool.slot->tensors[0], 2), 0u);
+}
+
+// A save that fails after the snapshot leaves nothing behind that reads the state.
+TEST(Steady, AreForgottenWhenTheSlotIsGivenBack) {
+    LargeState state(FakeBackend::UNIFIED);
+    state.update(1);
+    Pool pool(&state);
+    snapshot_release(pool.slot);
+    snapshot_settle(pool.pool);
+    EXPECT_EQ(others(pool.slot->tensors[0], 0), 0u) << "copied for nobody";
+    pool.slot = snapshot_acquire(pool.pool);
+}
+
+// Only steady tensors count: others are copied in the call whatever their size.
+TEST(Steady, PutOffBytesAreThoseOfSteadyTensors) {
+    LargeState state(FakeBackend::UNIFIED);
+    Pool pool(&state);
+    EXPECT_EQ(pool.slot->put_off_bytes, FLOATS * sizeof(float));
+    std::vector<struct snapshot_source> list = state.sources();
+    list[0].steady = false; // half of it: the rest is too small
+    state.update(1);
+    ASSERT_EQ(snapshot_fill(pool.slot, list.data(), list.size(), nullptr), STATUS_OK);
+    EXPECT_EQ(pool.slot->put_off_bytes, 0u);
+    EXPECT_EQ(others(pool.slot->tensors[1], 1), 0u);
 }
 
 // ---- the writer ----
@@ -172,11 +200,12 @@ struct LargeRun : LargeState {
         writer_settle(writer);
         update(static_cast<float>(to));
     }
-    enum save_outcome save() {
+    enum save_outcome save() { return save(sources()); }
+    enum save_outcome save_small() { return save({sources()[3]}); } // of the step alone
+    enum save_outcome save(std::vector<struct snapshot_source> list) {
         struct save_request request = {};
         request.step = static_cast<uint64_t>(step);
         SmallRun::add_target(&request, "/run/" + ring_name(request.step), true);
-        std::vector<struct snapshot_source> list = sources();
         enum save_outcome outcome = SAVE_SKIPPED;
         struct error err = {};
         EXPECT_EQ(writer_save(writer, list.data(), list.size(), &request, &outcome, &err),
@@ -268,10 +297,10 @@ TEST(Steady, WhatSettleTakesIsPartOfTheStall) {
     run.train_to(2);
     ASSERT_EQ(run.save(), SAVE_ACCEPTED);
     struct writer_totals before = writer_get_totals(run.writer);
-    double settled_before = writer_settle_seconds(run.writer);
+    double settled_before = writer_settled(run.writer).seconds;
     run.train_to(3); // has to copy 4 MiB
     struct writer_totals after = writer_get_totals(run.writer);
-    double settled = writer_settle_seconds(run.writer) - settled_before;
+    double settled = writer_settled(run.writer).seconds - settled_before;
     EXPECT_GT(settled, 0.0);
     EXPECT_NEAR(after.stall_seconds_total - before.stall_seconds_total, settled, 1e-9);
     run.files.release();
@@ -286,7 +315,32 @@ TEST(Steady, WhatSettleTakesIsPartOfTheStall) {
     EXPECT_NEAR(sum, after.stall_seconds_total, 1e-9);
     EXPECT_NEAR(largest, after.stall_seconds_max, 1e-9);
     run.train_to(4); // no save since
-    EXPECT_NEAR(writer_settle_seconds(run.writer) - settled_before, settled, 0.0);
+    EXPECT_NEAR(writer_settled(run.writer).seconds - settled_before, settled, 0.0);
+}
+
+// Of a save long ago: the same place in the writer's list of what settling took.
+TEST(Steady, AStallIsNotThatOfAnEarlierSave) {
+    LargeRun run(WRITER_BUSY_WAIT);
+    struct save_result result;
+    std::map<uint64_t, double> settles;
+    for (uint64_t step = 1; step <= 300; step++) {
+        run.train_to(step);
+        bool large = step == 100;
+        ASSERT_EQ(large ? run.save() : run.save_small(), SAVE_ACCEPTED);
+        if (large) {
+            run.add_up(100);
+            writer_settle(run.writer);
+        }
+        writer_drain(run.writer);
+        while (writer_poll(run.writer, &result)) {
+            settles[result.id] = result.settle_seconds;
+        }
+    }
+    ASSERT_EQ(settles.size(), 300u);
+    EXPECT_GT(settles[100], 0.0);
+    for (uint64_t id = 101; id <= 300; id++) {
+        EXPECT_EQ(settles[id], 0.0) << id; // polled before the next step could settle
+    }
 }
 
 } // namespace

@@ -37,11 +37,11 @@ static void copy_lines(uint8_t *to, const uint8_t *from, size_t bytes) {
 }
 #endif
 
-void memory_copy(void *to, const void *from, size_t bytes) {
+void memory_copy_past_cache(void *to, const void *from, size_t bytes) {
     size_t done = 0;
 #ifdef __SSE2__
-    if (bytes >= MEMORY_STREAM_BYTES) {
-        size_t head = (64 - ((uintptr_t)to & 63)) & 63;
+    size_t head = (64 - ((uintptr_t)to & 63)) & 63;
+    if (bytes >= head) {
         memcpy(to, from, head);
         done = head + ((bytes - head) & ~(size_t)63);
         copy_lines((uint8_t *)to + head, (const uint8_t *)from + head, done - head);
@@ -49,5 +49,13 @@ void memory_copy(void *to, const void *from, size_t bytes) {
 #endif
     if (done < bytes) {
         memcpy((uint8_t *)to + done, (const uint8_t *)from + done, bytes - done);
+    }
+}
+
+void memory_copy(void *to, const void *from, size_t bytes) {
+    if (bytes >= MEMORY_STREAM_BYTES) {
+        memory_copy_past_cache(to, from, bytes);
+    } else if (bytes > 0) {
+        memcpy(to, from, bytes);
     }
 }

@@ -21,6 +21,9 @@ void memory_ask_large_pages(void *memory, size_t bytes);
 enum { MEMORY_STREAM_BYTES = 16 << 20 };
 void memory_copy(void *to, const void *from, size_t bytes);
 
+/* The same past the cache whatever the size: for a piece of such a block. */
+void memory_copy_past_cache(void *to, const void *from, size_t bytes);
+
 #ifdef __cplusplus
 }
 #endif

@@ -224,7 +224,9 @@ CAIRN_MUST_USE CAIRN_API enum cairn_status cairn_checkpoint_add(struct cairn_che
  *
  * Of a state with 4 MiB of such tensors or more these are then not copied by cairn_checkpoint_save
  * but beside forward and backward. Tensors in CUDA memory are copied in stream order anyway, so
- * that nothing need be promised for them. */
+ * that nothing need be promised for them.
+ * A program that breaks the promise publishes checkpoints that look whole and hold values of two
+ * steps: nothing can notice it. */
 CAIRN_MUST_USE CAIRN_API enum cairn_status
 cairn_checkpoint_add_steady(struct cairn_checkpoint *handle, const struct cairn_tensor *tensor,
                             struct cairn_error *error);
@@ -297,9 +299,9 @@ CAIRN_MUST_USE CAIRN_API enum cairn_status
 cairn_checkpoint_save(struct cairn_checkpoint *handle, uint64_t step, unsigned flags,
                       enum cairn_checkpoint_outcome *outcome, struct cairn_error *error);
 
-/* Tensors of cairn_checkpoint_add_steady may change from here on. Blocks until what a save has yet
+/* Tensors of cairn_checkpoint_add_steady may change from here on, until the next save. Blocks until what a save has yet
  * to copy of them is copied, at worst for the time of that copy; between saves it costs next to
- * nothing, so that it can be called before each update. */
+ * nothing, so that it can be called before each update. NULL is fine. */
 CAIRN_API void cairn_checkpoint_settle(struct cairn_checkpoint *handle);
 
 /* What became of an accepted save. Later versions may add fields at the end. */
@@ -313,6 +315,7 @@ struct cairn_checkpoint_event {
     double stall_seconds;   /* that cairn_checkpoint_save took, and the settle after it */
     double durable_seconds; /* from its call until the file was durable, the state file was written
                                and old checkpoints were deleted */
+    uint64_t put_off_bytes; /* of the steady tensors, not copied by cairn_checkpoint_save itself */
 };
 
 /* The next save that has ended, in their order, or NULL when there is none now. Valid until the
