@@ -119,7 +119,9 @@ const char *store_directory(const struct store *store);
 void store_protect(struct store *store, uint64_t step);
 
 /* Move every checkpoint of the ring newer than `step` into superseded/ (an older file of that name
- * there is replaced), each rename made durable, state file rewritten. Before training starts. */
+ * there is replaced), the newest first, each rename made durable. Before that superseded/ is made
+ * and the state file rewritten: when one of these fails nothing was moved. Before training starts.
+ */
 MUST_USE enum status store_supersede_newer(struct store *store, uint64_t step, struct error *err);
 
 /* A checkpoint of `step` has become durable under its name: rewrite the state file (publish), then

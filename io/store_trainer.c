@@ -299,24 +299,28 @@ static enum status remove_state(const struct store *store, struct error *err) {
     return STATUS_OK;
 }
 
+/* Whatever can refuse comes before the first move: then nothing was changed. The state file may
+ * list fewer than there are; the other way round it would name files that are gone, and who comes
+ * again after the last move finds nothing newer to begin with. */
 static enum status supersede_list(struct store *store, const struct store_list *list, uint64_t step,
                                   struct error *err) {
     size_t kept = list->count;
-    char target[FILE_PATH_CAPACITY];
-    TRY(store_path(store, STORE_SUPERSEDED_DIRECTORY, target, err));
     while (kept > 0 && list->entries[kept - 1].step > step) {
-        if (kept == list->count) {
-            TRY(file_make_directories(store->files, target, err));
-        }
-        TRY(move_away(store, target, list->entries[kept - 1].name, err));
         kept--;
     }
     if (kept == list->count) {
         return STATUS_OK;
     }
-    return kept == 0 ? remove_state(store, err)
-                     : publish_state(store, list->entries, kept,
-                                     list->entries[kept - 1].modified_seconds, err);
+    char target[FILE_PATH_CAPACITY];
+    TRY(store_path(store, STORE_SUPERSEDED_DIRECTORY, target, err));
+    TRY(file_make_directories(store->files, target, err));
+    TRY(kept == 0 ? remove_state(store, err)
+                  : publish_state(store, list->entries, kept,
+                                  list->entries[kept - 1].modified_seconds, err));
+    for (size_t i = list->count; i-- > kept;) {
+        TRY(move_away(store, target, list->entries[i].name, err));
+    }
+    return STATUS_OK;
 }
 
 enum status store_supersede_newer(struct store *store, uint64_t step, struct error *err) {

@@ -1,6 +1,7 @@
 // Damaged checkpoints and the real program: the newest good one is used, the damaged one is named,
 // and where none is good the program says so instead of starting afresh.
 #include <filesystem>
+#include <map>
 
 #include "tests/support/train_fixture.h"
 #include "gtest/gtest.h"
@@ -31,6 +32,17 @@ class Damaged : public TrainFixture {
 
     static std::string base(uint64_t step) {
         return "model.ckpt-" + std::to_string(step) + ".safetensors.zst";
+    }
+
+    // The checkpoints of the ring, as they are.
+    std::map<std::string, std::string> ring() const {
+        std::map<std::string, std::string> files;
+        for (const std::string &name : list_directory(model())) {
+            if (name.rfind("model.ckpt-", 0) == 0) {
+                files[name] = read_file(model() + "/" + name);
+            }
+        }
+        return files;
     }
 
     Outcome evaluate() const {
@@ -121,4 +133,32 @@ TEST_F(Damaged, ResumeFromAnOlderOneSupersedesNewer) {
     EXPECT_EXIT_CODE(outcome, 0);
     EXPECT_EQ(checkpoint_steps(model() + "/superseded"), (std::vector<uint64_t>{12, 16}));
     EXPECT_EQ(checkpoint_difference(reference, checkpoint_path(model(), 16)), "");
+}
+
+// Where they cannot be moved aside, or the state file cannot be rewritten, all of them stay, and the
+// same command does it once that is mended.
+TEST_F(Damaged, GoingBackThatIsRefusedMovesNoCheckpoint) {
+    const std::vector<std::string> back = {"--save-checkpoints-steps", "4", "--resume",
+                                           checkpoint_path(model(), 8)};
+    const auto before = ring();
+    const std::string superseded = model() + "/superseded", state = model() + "/checkpoint";
+    write_file(superseded, "not a directory");
+    const std::string listed = read_file(state);
+    Outcome outcome = train(back);
+    EXPECT_EXIT_CODE(outcome, 73);
+    EXPECT_SAYS(outcome, superseded);
+    EXPECT_EQ(ring(), before);
+    EXPECT_EQ(read_file(state), listed);
+    std::filesystem::remove(superseded);
+
+    std::filesystem::remove(state);
+    std::filesystem::create_directory(state);
+    outcome = train(back);
+    EXPECT_EXIT_CODE(outcome, 74);
+    EXPECT_SAYS(outcome, state);
+    EXPECT_EQ(ring(), before);
+    std::filesystem::remove(state);
+
+    EXPECT_EXIT_CODE(train(back), 0);
+    EXPECT_EQ(checkpoint_steps(superseded), (std::vector<uint64_t>{12, 16}));
 }

@@ -61,6 +61,7 @@ TEST(Supersede, OfTheWholeRingLeavesNoStateFile) {
     EXPECT_EQ(state_text(disk), "(none)");
     disk.crashes_at(disk.op_count(), [&](const std::string &what, MemoryFiles &left) {
         EXPECT_TRUE(ring_steps(left).empty()) << what; // none of them comes back
+        EXPECT_EQ(state_text(left), "(none)") << what;
     });
 }
 
@@ -111,11 +112,86 @@ TEST(Supersede, EveryCallThatFails) {
             EXPECT_TRUE(status == STATUS_IO || status == STATUS_OUTPUT);
             EXPECT_NE(strstr(err.message, "EIO"), nullptr) << err.message;
         }
+        for (uint64_t listed : listed_steps(state_text(disk))) { // at no time one that is gone
+            EXPECT_TRUE(disk.exists(checkpoint_path(listed))) << listed;
+        }
         ASSERT_EQ(store_supersede_newer(store.get(), 30, &err), STATUS_OK) << err.message;
         EXPECT_EQ(ring_steps(disk), (Steps{10, 20, 30}));
         EXPECT_EQ(ring_steps(disk, kAside), (Steps{40, 50}));
+        EXPECT_EQ(listed_steps(state_text(disk)), (Steps{10, 20, 30}));
     }
     EXPECT_GT(failed, 15u);
+}
+
+// Whatever refuses does so before the first checkpoint was moved, and says which path it was.
+TEST(Supersede, WithoutADirectoryToMoveThemToNothingChanges) {
+    MemoryFiles disk;
+    FaultyFiles files(disk.table());
+    Store store = open_store(files.table(), 0);
+    for (uint64_t step : {10, 20, 30}) {
+        commit_at(disk, store, step, kStart + static_cast<double>(step));
+    }
+    const auto before = disk.contents();
+    struct error err;
+    for (int error : {EACCES, ENOSPC}) {
+        files.fail_where([](FileCall call, const std::string &path,
+                            bool) { return call == FileCall::Mkdir && path == kAside; },
+                         error);
+        EXPECT_EQ(store_supersede_newer(store.get(), 10, &err), STATUS_OUTPUT);
+        EXPECT_NE(strstr(err.message, kAside.c_str()), nullptr) << err.message;
+        EXPECT_NE(strstr(err.message, error == EACCES ? "EACCES" : "ENOSPC"), nullptr)
+            << err.message;
+        EXPECT_EQ(disk.contents(), before);
+        files.heal();
+    }
+    disk.put(kAside, "somebody's file");
+    EXPECT_EQ(store_supersede_newer(store.get(), 10, &err), STATUS_OUTPUT);
+    EXPECT_NE(strstr(err.message, "EEXIST"), nullptr) << err.message;
+    EXPECT_EQ(ring_steps(disk), (Steps{10, 20, 30}));
+    EXPECT_EQ(disk.get(kAside), "somebody's file");
+    disk.remove(kAside);
+    ASSERT_EQ(store_supersede_newer(store.get(), 10, &err), STATUS_OK) << err.message;
+    EXPECT_EQ(ring_steps(disk), (Steps{10}));
+    EXPECT_EQ(ring_steps(disk, kAside), (Steps{20, 30}));
+}
+
+TEST(Supersede, WithAStateFileThatCannotBeRemovedNothingChanges) {
+    MemoryFiles disk;
+    prepare_superseding(disk);
+    FaultyFiles files(disk.table());
+    Store store = open_store(files.table(), 0);
+    const auto before = disk.contents();
+    files.fail_where([](FileCall call, const std::string &path,
+                        bool) { return call == FileCall::Unlink && path == kRun + "/checkpoint"; },
+                     EPERM);
+    struct error err;
+    EXPECT_EQ(store_supersede_newer(store.get(), 9, &err), STATUS_IO);
+    EXPECT_NE(strstr(err.message, "/run/checkpoint"), nullptr) << err.message;
+    EXPECT_NE(strstr(err.message, "EPERM"), nullptr) << err.message;
+    EXPECT_EQ(disk.contents(), before);
+    files.heal();
+    ASSERT_EQ(store_supersede_newer(store.get(), 9, &err), STATUS_OK) << err.message;
+    EXPECT_TRUE(ring_steps(disk).empty());
+    EXPECT_EQ(ring_steps(disk, kAside), (Steps{10, 20, 30, 40, 50}));
+    EXPECT_EQ(state_text(disk), "(none)");
+}
+
+TEST(Supersede, WithAStateFileThatCannotBeRewrittenNothingChanges) {
+    MemoryFiles disk;
+    prepare_superseding(disk);
+    FaultyFiles files(disk.table());
+    Store store = open_store(files.table(), 0);
+    const auto before = disk.contents();
+    files.fail_where(
+        [](FileCall call, const std::string &path, bool) {
+            return call == FileCall::Rename && path.find("checkpoint") != std::string::npos &&
+                   path.find("safetensors") == std::string::npos;
+        },
+        EACCES);
+    struct error err;
+    EXPECT_EQ(store_supersede_newer(store.get(), 30, &err), STATUS_IO);
+    EXPECT_NE(strstr(err.message, "EACCES"), nullptr) << err.message;
+    EXPECT_EQ(disk.contents(), before);
 }
 
 } // namespace
