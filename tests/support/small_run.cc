@@ -78,13 +78,14 @@ std::string decode_problem(const std::optional<std::string> &bytes, uint64_t ste
 // ---- the run ----
 
 SmallRun::SmallRun(enum writer_busy busy, FakeBackend::Kind kind, uint32_t keep_max,
-                   const struct file_table *table, const std::string &directory)
+                   const struct file_table *table, const std::string &directory, int level,
+                   unsigned threads)
     : files(disk.table()), device(kind), directory_(directory) {
-    open_status_ = open(busy, keep_max, table != nullptr ? table : files.table());
+    open_status_ = open(busy, keep_max, table != nullptr ? table : files.table(), level, threads);
 }
 
-enum status SmallRun::open(enum writer_busy busy, uint32_t keep_max,
-                           const struct file_table *table) {
+enum status SmallRun::open(enum writer_busy busy, uint32_t keep_max, const struct file_table *table,
+                           int level, unsigned threads) {
     struct error err = {}, warning = {};
     struct store_options store_options = {keep_max, 0};
     enum status status =
@@ -94,7 +95,7 @@ enum status SmallRun::open(enum writer_busy busy, uint32_t keep_max,
                                                    reinterpret_cast<void **>(&region), &err);
     }
     if (status == STATUS_OK) {
-        struct writer_options options = {table, store, 1, busy, 4096, 1, false};
+        struct writer_options options = {table, store, level, busy, 4096, threads, false};
         status =
             writer_create(&options, device.get(), region, FLOATS * sizeof(float), &writer, &err);
     }

@@ -41,7 +41,7 @@ class SmallRun {
     explicit SmallRun(enum writer_busy busy = WRITER_BUSY_SKIP,
                       FakeBackend::Kind kind = FakeBackend::UNIFIED, uint32_t keep_max = 0,
                       const struct file_table *table = nullptr,
-                      const std::string &directory = "/run");
+                      const std::string &directory = "/run", int level = 1, unsigned threads = 1);
     ~SmallRun();
     SmallRun(const SmallRun &) = delete;
     SmallRun &operator=(const SmallRun &) = delete;
@@ -84,7 +84,8 @@ class SmallRun {
     struct writer *writer = nullptr;
 
   private:
-    enum status open(enum writer_busy busy, uint32_t keep_max, const struct file_table *table);
+    enum status open(enum writer_busy busy, uint32_t keep_max, const struct file_table *table,
+                     int level, unsigned threads);
 
     std::string directory_;
     enum status open_status_;
