@@ -36,14 +36,17 @@ command -v gcovr >/dev/null || {
     exit 2
 }
 
-# The modules of io/, below the commit protocol and above the reader.
-tests=(base_test checkpoint_refuse_test checkpoint_test commit_test dataset_test dataset_tree_test file_test
-    history_test publish_test retention_test snapshot_test store_state_test store_test supersede_test text_test
-    texts_test writer_failure_test writer_test disk_full_test damaged_checkpoint_process_test input_process_test
-    library_test)
+# The modules of io/, below the commit protocol and above the reader; then what comes out of and goes into a run.
+tests=(arena_test base_test checkpoint_frames_test checkpoint_refuse_test checkpoint_test commit_test dataset_test
+    dataset_tree_test demo_test file_test history_test publish_test read_ahead_test retention_test snapshot_test
+    store_state_test store_test supersede_test text_test texts_test writer_endurance_test writer_failure_test
+    writer_slow_disk_test writer_test disk_full_test damaged_checkpoint_process_test input_process_test
+    library_failure_test library_test event_file_test export_test export_process_test import_test inspect_test
+    keras_checkpoint_process_test onnx_graph_test)
+fuzzed=(checkpoint csv jsonl safetensors state)
 # What must be explained branch by branch.
 explained='io/(publish|store|store_lock|store_state|store_trainer|writer|writer_targets|file|file_posix'
-explained+='|checkpoint_decode|safetensors)\.c'
+explained+='|checkpoint_decode|checkpoint_frames|safetensors)\.c'
 
 if [ "$report" -eq 0 ]; then
     cmake -S "$root" -B "$build" -DCAIRN_COVERAGE=ON -DCAIRN_CUDA=off -DCMAKE_BUILD_TYPE=Coverage \
@@ -54,17 +57,18 @@ if [ "$report" -eq 0 ]; then
             known+=("$test")
         fi
     done
-    cmake --build "$build" --parallel --target cairn make_seeds fuzz_replay_checkpoint \
-        fuzz_replay_safetensors fuzz_replay_state "${known[@]}" >/dev/null
+    cmake --build "$build" --parallel --target cairn make_seeds "${fuzzed[@]/#/fuzz_replay_}" \
+        "${known[@]}" >/dev/null
     find "$build" -name '*.gcda' -delete
     pattern=$(printf '|%s' "${known[@]}")
-    ctest --test-dir "$build" --parallel 2 -R "^((${pattern:1})\\.|fuzz_(make|replay_(check|safe|state)))" \
+    replayed=$(printf '|%s' "${fuzzed[@]}")
+    ctest --test-dir "$build" --parallel 2 -R "^((${pattern:1})\\.|fuzz_(make_seeds|replay_(${replayed:1}))\$)" \
         --output-on-failure | tail -n 8
 fi
 
 common=(--root "$root" --object-directory "$build" --filter "$root/io/" --exclude-unreachable-branches)
 echo
-echo "Branches of io/ that were taken by ${tests[*]} fuzz_replay_{checkpoint,safetensors,state}" |
+echo "Branches of io/ that were taken by ${tests[*]} ${fuzzed[*]/#/fuzz_replay_}" |
     fold -s -w 110
 gcovr "${common[@]}" --branches --sort-uncovered "$build"
 echo "Branches that none of these tests takes (file, line, ways not taken of all, source)"

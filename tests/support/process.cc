@@ -119,7 +119,13 @@ Process::Process(const ProcessOptions &options) {
     write_file(err, "");
     std::vector<std::string> words = {options.program.empty() ? CAIRN_BINARY : options.program};
     words.insert(words.end(), options.arguments.begin(), options.arguments.end());
-    std::vector<std::string> variables = child_environment(options.environment);
+    std::map<std::string, std::string> environment = options.environment;
+    if (options.file_bytes_max > 0) {
+        // What a coverage build counts goes into files too, and one that the limit cuts would spoil
+        // the counts of every other process: none are written.
+        environment.insert({{"GCOV_PREFIX", "/dev/null"}, {"GCOV_ERROR_FILE", "/dev/null"}});
+    }
+    std::vector<std::string> variables = child_environment(environment);
     std::vector<char *> argv = pointers(words), envp = pointers(variables);
     pid_ = fork();
     if (pid_ == 0) {
