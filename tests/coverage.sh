@@ -36,13 +36,14 @@ command -v gcovr >/dev/null || {
     exit 2
 }
 
-# The modules of io/, below the commit protocol and above the reader; then what comes out of and goes into a run.
-tests=(arena_test base_test checkpoint_frames_test checkpoint_refuse_test checkpoint_test commit_test dataset_test
-    dataset_tree_test demo_test file_test history_test publish_test read_ahead_test retention_test snapshot_test
-    refused_calls_test     store_state_test store_test supersede_test text_test texts_test writer_endurance_test writer_failure_test
+# The modules of io/, the engine in bad times, whole programs, and what is written for other programs.
+tests=(arena_test base_test checkpoint_frames_test checkpoint_refuse_test checkpoint_test commit_test
+    damage_test dataset_test dataset_tree_test demo_test file_test history_test publish_test
+    read_ahead_test refused_calls_test retention_test snapshot_test store_edges_test store_state_test
+    store_test supersede_test text_test texts_test writer_endurance_test writer_failure_test
     writer_slow_disk_test writer_test disk_full_test damaged_checkpoint_process_test input_process_test
-    library_failure_test library_test event_file_test export_test export_process_test import_test inspect_test
-    keras_checkpoint_process_test onnx_graph_test)
+    library_failure_test library_test event_file_test export_test export_process_test import_test
+    inspect_test keras_checkpoint_process_test onnx_graph_test)
 fuzzed=(checkpoint csv jsonl safetensors state)
 # What must be explained branch by branch.
 explained='io/(publish|store|store_lock|store_state|store_trainer|writer|writer_targets|file|file_posix'
@@ -62,8 +63,8 @@ if [ "$report" -eq 0 ]; then
     find "$build" -name '*.gcda' -delete
     pattern=$(printf '|%s' "${known[@]}")
     replayed=$(printf '|%s' "${fuzzed[@]}")
-    ctest --test-dir "$build" --parallel 2 -R "^((${pattern:1})\\.|fuzz_(make_seeds|replay_(${replayed:1}))\$)" \
-        --output-on-failure | tail -n 8
+    ctest --test-dir "$build" --parallel 2 --output-on-failure \
+        -R "^((${pattern:1})\\.|fuzz_(make_seeds|replay_(${replayed:1}))\$)" | tail -n 8
 fi
 
 common=(--root "$root" --object-directory "$build" --filter "$root/io/" --exclude-unreachable-branches)

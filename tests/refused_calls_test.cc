@@ -95,6 +95,7 @@ extern "C" {
 REFUSABLE(void *, malloc, (size_t size), (size), nullptr)
 REFUSABLE(void *, calloc, (size_t count, size_t size), (count, size), nullptr)
 REFUSABLE(void *, realloc, (void *memory, size_t size), (memory, size), nullptr)
+REFUSABLE(void *, aligned_alloc, (size_t alignment, size_t size), (alignment, size), nullptr)
 REFUSABLE(ZSTD_CCtx *, ZSTD_createCCtx, (void), (), nullptr)
 REFUSABLE(ZSTD_DCtx *, ZSTD_createDCtx, (void), (), nullptr)
 REFUSABLE(int, pthread_create,
@@ -192,16 +193,13 @@ std::vector<Tensor> tensors() {
 
 const Metadata kPairs = {{"note", "n"}};
 
-TEST(Refused, ACheckpointThatIsRead) {
-    const Encoded encoded = encode(tensors(), kPairs);
-    ASSERT_EQ(encoded.status, STATUS_OK) << encoded.message;
-    const std::string everything = decode(encoded.bytes).everything();
+void refuse_reading(const std::string &bytes, size_t failures_min) {
+    const std::string everything = decode(bytes).everything();
     const size_t failures = refuse_each([&](Refusal &refusal, struct error *err) {
         Decoded decoded;
         struct checkpoint *checkpoint = nullptr;
         refusal.arm();
-        const enum status status =
-            checkpoint_decode(encoded.bytes.data(), encoded.bytes.size(), &checkpoint, err);
+        const enum status status = checkpoint_decode(bytes.data(), bytes.size(), &checkpoint, err);
         refusal.disarm();
         EXPECT_EQ(checkpoint != nullptr, status == STATUS_OK);
         decoded.checkpoint.reset(checkpoint);
@@ -210,7 +208,18 @@ TEST(Refused, ACheckpointThatIsRead) {
         }
         return status;
     });
-    EXPECT_GE(failures, 8u);
+    EXPECT_GE(failures, failures_min);
+}
+
+TEST(Refused, ACheckpointThatIsRead) {
+    const Encoded encoded = encode(tensors(), kPairs);
+    ASSERT_EQ(encoded.status, STATUS_OK) << encoded.message;
+    refuse_reading(encoded.bytes, 8);
+}
+
+TEST(Refused, APlainSafetensorsFileThatIsRead) {
+    refuse_reading(
+        safetensors_header("{" + json_entry("t", "U8", "[8]", "[0,8]") + "}") + "12345678", 5);
 }
 
 enum status append(void *context, const void *bytes, size_t size, struct error *) {

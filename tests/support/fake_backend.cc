@@ -148,7 +148,7 @@ enum status refuse(struct error *err, enum status status, const char *what) {
 
 enum status allocate(std::map<void *, size_t> *list, size_t bytes, void **out) {
     size_t rounded = (bytes + 63) / 64 * 64;
-    *out = aligned_alloc(64, rounded == 0 ? 64 : rounded);
+    EXPECT_EQ(posix_memalign(out, 64, rounded == 0 ? 64 : rounded), 0);
     memset(*out, 0, rounded);
     (*list)[*out] = bytes;
     return STATUS_OK;
