@@ -181,6 +181,18 @@ TEST(StoreEdges, EveryTemporaryNameIsTaken) {
     EXPECT_GT(files.failures(), 100u);
 }
 
+// The path itself, or only that of the temporary file beside it.
+TEST(StoreEdges, APathThatIsTooLongIsNotPublished) {
+    for (const std::string &path : {"/" + std::string(FILE_PATH_CAPACITY, 'x'),
+                                    "/" + std::string(FILE_PATH_CAPACITY - 10, 'x') + "/y"}) {
+        MemoryFiles disk;
+        struct error err;
+        EXPECT_EQ(file_publish(disk.table(), path.c_str(), "x", 1, &err), STATUS_IO);
+        EXPECT_NE(strstr(err.message, "ENAMETOOLONG"), nullptr) << err.message;
+        EXPECT_EQ(disk.op_count(), 0u);
+    }
+}
+
 TEST(StoreEdges, TheDirectoryAboveMayBeClosedToUsButNotBroken) {
     for (int error : {EACCES, EPERM, EIO}) {
         MemoryFiles disk;
@@ -284,6 +296,16 @@ TEST(StoreEdges, OnlyThePicklesThatThereAreAreCalledSo) {
         EXPECT_EQ(decoded.status, STATUS_CORRUPT);
         EXPECT_EQ(decoded.message.find("pickle") != std::string::npos, second >= 2 && second <= 5)
             << second << ": " << decoded.message;
+    }
+}
+
+TEST(StoreEdges, OffsetsThatAreNoNumbers) {
+    for (const char *offsets : {"[\"0\",8]", "[0,\"8\"]", "[null,8]", "[0,null]"}) {
+        const std::string json = "{" + json_entry("t", "U8", "[8]", offsets) + "}";
+        const Decoded decoded = decode(safetensors_header(json) + "12345678");
+        EXPECT_EQ(decoded.status, STATUS_CORRUPT) << offsets;
+        EXPECT_NE(decoded.message.find("two ascending numbers"), std::string::npos)
+            << decoded.message;
     }
 }
 
