@@ -141,6 +141,7 @@ static enum status open_trainer(struct real *real, const char *directory, struct
         .run_id = "benchmark",
     };
     TRY(trainer_create(&setup, &real->trainer, err));
+    trainer_open_logs(real->trainer);
     base->region = real->trainer->model->state;
     base->region_bytes = real->trainer->model->state_bytes;
     base->state_bytes = (double)base->region_bytes;

@@ -357,7 +357,8 @@ static enum status finish(struct trainer *trainer, struct trainer_outcome *outco
 
 /* A run begins with its state in the ring. That also proves, before hours are spent, that the disk
  * takes checkpoints. Only then are newer ones moved away, where --resume went back: the directory
- * is never without a checkpoint to go on from. */
+ * is never without a checkpoint to go on from. And only then are the logs opened, which takes them
+ * back to this step: going back may be refused until here, and then nothing has changed. */
 static enum status secure_start(struct trainer *trainer, struct error *err) {
     struct store *store = trainer->setup.store;
     bool durable = true;
@@ -368,37 +369,18 @@ static enum status secure_start(struct trainer *trainer, struct error *err) {
     if (!trainer->setup.supersede) {
         return STATUS_OK;
     }
-    CHECK(
-        durable, err, STATUS_IO,
-        "going back to %s needs a save, which failed: all checkpoints are where they were, but "
-        "history.jsonl and the event files end at step %llu now; when the disk takes saves again, "
-        "the same command goes on",
-        trainer->setup.resumed_path, (unsigned long long)trainer->state.step);
+    CHECK(durable, err, STATUS_IO,
+          "going back to %s needs a save, which failed: checkpoints and logs are as they were",
+          trainer->setup.resumed_path);
     return store_supersede_newer(store, (uint64_t)trainer->state.step, err);
-}
-
-static void open_summary(struct trainer *trainer) {
-    const struct summary_setup setup = {
-        .files = trainer->setup.files,
-        .progress = trainer->setup.progress,
-        .directory = store_directory(trainer->setup.store),
-        .options = trainer->setup.options,
-        .options_text = &trainer->options_text,
-        .model = trainer->model,
-        .state = &trainer->state,
-        .resumed = trainer->setup.resumed != NULL,
-        .has_validation = trainer->evaluator != NULL,
-    };
-    trainer->summary = summary_open(&setup);
 }
 
 enum status trainer_run(struct trainer *trainer, struct trainer_outcome *outcome,
                         struct error *err) {
     memset(outcome, 0, sizeof *outcome);
     trainer->start_time = trainer->last_save = trainer->log_time = clock_monotonic_seconds();
-    trainer_log_start(trainer);
-    open_summary(trainer);
     TRY(secure_start(trainer, err));
+    trainer_open_logs(trainer);
     enum status status = loop(trainer, &outcome->end, err);
     if (status == STATUS_NONFINITE) {
         outcome->end = TRAINER_END_NONFINITE;

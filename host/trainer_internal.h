@@ -31,6 +31,9 @@ struct best_save {
 /* The two slots and as many results that were not looked at yet. */
 enum { TRAINER_BEST_SAVES_MAX = 2 * SNAPSHOT_SLOTS };
 
+/* The save that secures the start is tried twice. */
+enum { TRAINER_EARLY_SAVES = 2 };
+
 struct trainer {
     struct trainer_setup setup;
 
@@ -40,8 +43,11 @@ struct trainer {
     struct evaluator *evaluator; /* NULL without validation data */
     struct writer *writer;
     struct history *history;
-    struct summary *summary; /* NULL before trainer_run, and with --tensorboard off */
-    void *tokens;            /* the training tokens where the device reads them */
+    struct summary *summary; /* NULL before trainer_open_logs, and with --tensorboard off */
+    bool logs_open;
+    struct save_result early_saves[TRAINER_EARLY_SAVES]; /* ended before that */
+    size_t early_count;
+    void *tokens; /* the training tokens where the device reads them */
     uint64_t steps_per_epoch;
     uint64_t last_step; /* absolute step at which --steps or --max-steps ends the run; UINT64_MAX if
                            none */
@@ -108,7 +114,9 @@ MUST_USE enum status trainer_swap_best(struct trainer *trainer, struct error *er
 
 /* ---- trainer_report.c ---- */
 
-void trainer_log_start(struct trainer *trainer);
+/* Open history and event files, take them back to the step of the state, log the start. What was
+ * saved before is logged behind it. */
+void trainer_open_logs(struct trainer *trainer);
 void trainer_log_step(struct trainer *trainer);
 void trainer_log_epoch(struct trainer *trainer, uint64_t epoch, const struct epoch_row *row,
                        double train_seconds, double validation_seconds);

@@ -1,3 +1,4 @@
+#include <assert.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -66,7 +67,7 @@ static void add_options(struct text *line, const struct text *options) {
     text_printf(line, "}");
 }
 
-void trainer_log_start(struct trainer *trainer) {
+static void log_start(struct trainer *trainer) {
     struct text line = {0};
     text_printf(&line, "{\"event\":\"start\",\"step\":%" PRId64, trainer->state.step);
     add_number(&line, "time", clock_wall_seconds());
@@ -121,6 +122,11 @@ void trainer_log_epoch(struct trainer *trainer, uint64_t epoch, const struct epo
 }
 
 void trainer_log_save(struct trainer *trainer, const struct save_result *result) {
+    if (!trainer->logs_open) { /* the save that secures the start */
+        assert(trainer->early_count < TRAINER_EARLY_SAVES);
+        trainer->early_saves[trainer->early_count++] = *result;
+        return;
+    }
     struct text line = {0};
     text_printf(&line, "{\"event\":\"save\",\"step\":%" PRIu64, result->step);
     add_string(&line, "path", result->path);
@@ -134,6 +140,57 @@ void trainer_log_save(struct trainer *trainer, const struct save_result *result)
         add_string(&line, "error", result->message);
     }
     write_line(trainer, &line);
+}
+
+/* ---- opening the logs ------------------------------------------------------------------------ */
+
+/* History is a record, not the state: a run goes on without it. */
+static void open_history(struct trainer *trainer) {
+    const struct run_state *state = &trainer->state;
+    struct history_point point = {
+        .step = (uint64_t)state->step,
+        .rows = state->rows,
+        .row_count = state->row_count,
+        .has_validation = trainer->evaluator != NULL,
+    };
+    uint64_t lost_step = 0;
+    struct error err = {0};
+    if (history_open(trainer->setup.files, store_directory(trainer->setup.store), &point,
+                     &trainer->history, &lost_step, &err) != STATUS_OK) {
+        progress_warning(trainer->setup.progress, "no history is written: %s", err.message);
+        return;
+    }
+    if (trainer->setup.resumed != NULL && lost_step > point.step) {
+        progress_message(trainer->setup.progress,
+                         "The run had come to step %llu: at least %llu steps are computed again.",
+                         (unsigned long long)lost_step,
+                         (unsigned long long)(lost_step - point.step));
+    }
+}
+
+static void open_summary(struct trainer *trainer) {
+    const struct summary_setup setup = {
+        .files = trainer->setup.files,
+        .progress = trainer->setup.progress,
+        .directory = store_directory(trainer->setup.store),
+        .options = trainer->setup.options,
+        .options_text = &trainer->options_text,
+        .model = trainer->model,
+        .state = &trainer->state,
+        .resumed = trainer->setup.resumed != NULL,
+        .has_validation = trainer->evaluator != NULL,
+    };
+    trainer->summary = summary_open(&setup);
+}
+
+void trainer_open_logs(struct trainer *trainer) {
+    open_history(trainer);
+    log_start(trainer);
+    open_summary(trainer);
+    trainer->logs_open = true;
+    for (size_t i = 0; i < trainer->early_count; i++) {
+        trainer_log_save(trainer, &trainer->early_saves[i]);
+    }
 }
 
 const char *trainer_end_name(enum trainer_end end) {

@@ -278,30 +278,6 @@ static enum status create_writer(struct trainer *trainer, struct error *err) {
     return STATUS_OK;
 }
 
-/* History is a record, not the state: a run goes on without it. */
-static void open_history(struct trainer *trainer) {
-    const struct run_state *state = &trainer->state;
-    struct history_point point = {
-        .step = (uint64_t)state->step,
-        .rows = state->rows,
-        .row_count = state->row_count,
-        .has_validation = trainer->evaluator != NULL,
-    };
-    uint64_t lost_step = 0;
-    struct error err = {0};
-    if (history_open(trainer->setup.files, store_directory(trainer->setup.store), &point,
-                     &trainer->history, &lost_step, &err) != STATUS_OK) {
-        progress_warning(trainer->setup.progress, "no history is written: %s", err.message);
-        return;
-    }
-    if (trainer->setup.resumed != NULL && lost_step > point.step) {
-        progress_message(trainer->setup.progress,
-                         "The run had come to step %llu: at least %llu steps are computed again.",
-                         (unsigned long long)lost_step,
-                         (unsigned long long)(lost_step - point.step));
-    }
-}
-
 static void copy_text_rules(struct trainer *trainer) {
     const struct text_rules *rules = trainer->setup.rules;
     trainer->strip_html = rules->strip_html;
@@ -327,7 +303,6 @@ static enum status create_parts(struct trainer *trainer, struct error *err) {
     trainer->last_step = options->max_steps > 0 ? options->max_steps
                          : options->steps > 0   ? step + options->steps
                                                 : UINT64_MAX;
-    open_history(trainer);
     return create_writer(trainer, err);
 }
 

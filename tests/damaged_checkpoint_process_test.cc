@@ -140,7 +140,8 @@ TEST_F(Damaged, ResumeFromAnOlderOneSupersedesNewer) {
 TEST_F(Damaged, GoingBackThatIsRefusedMovesNoCheckpoint) {
     const std::vector<std::string> back = {"--save-checkpoints-steps", "4", "--resume",
                                            checkpoint_path(model(), 8)};
-    const auto before = ring();
+    const auto before = ring(), logs = log_files(model());
+    ASSERT_GE(logs.size(), 4u); // history.csv, history.jsonl, event files of train and validation
     const std::string superseded = model() + "/superseded", state = model() + "/checkpoint";
     write_file(superseded, "not a directory");
     const std::string listed = read_file(state);
@@ -148,6 +149,7 @@ TEST_F(Damaged, GoingBackThatIsRefusedMovesNoCheckpoint) {
     EXPECT_EXIT_CODE(outcome, 73);
     EXPECT_SAYS(outcome, superseded);
     EXPECT_EQ(ring(), before);
+    EXPECT_EQ(log_files(model()), logs);
     EXPECT_EQ(read_file(state), listed);
     std::filesystem::remove(superseded);
 
@@ -157,6 +159,7 @@ TEST_F(Damaged, GoingBackThatIsRefusedMovesNoCheckpoint) {
     EXPECT_EXIT_CODE(outcome, 74);
     EXPECT_SAYS(outcome, state);
     EXPECT_EQ(ring(), before);
+    EXPECT_EQ(log_files(model()), logs);
     std::filesystem::remove(state);
 
     EXPECT_EXIT_CODE(train(back), 0);

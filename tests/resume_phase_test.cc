@@ -185,10 +185,12 @@ TEST_F(FromBest, TheRingIsNeverEmpty) {
     ProcessOptions limited = {.program = "",
                               .arguments = train_arguments(options({"--resume", best()}))};
     limited.file_bytes_max = fs::file_size(best()) / 2;
+    const auto logs = log_files(model());
     Outcome outcome = run(limited);
     EXPECT_EXIT_CODE(outcome, 74);
     EXPECT_SAYS(outcome, "EFBIG");
-    EXPECT_SAYS(outcome, "all checkpoints are where they were");
+    EXPECT_EQ(log_files(model()), logs);
+    EXPECT_SAYS(outcome, "checkpoints and logs are as they were");
     ASSERT_FALSE(checkpoint_steps(model()).empty());
     Outcome verify = run_cairn({"checkpoints", "--model-dir", model(), "--verify"});
     EXPECT_EXIT_CODE(verify, 0);

@@ -269,7 +269,7 @@ if [ "$fast" -eq 0 ]; then
     # Everything that has threads of its own, and the whole program at work and stopped.
     modules="base_test batcher_test cpu_backend_test library_failure_test library_test ops_test"
     modules+=" put_off_test read_ahead_test snapshot_test steady_test"
-    modules+=" writer_endurance_test writer_failure_test writer_test"
+    modules+=" refused_calls_test writer_endurance_test writer_failure_test writer_slow_disk_test writer_test"
     threaded="^(${modules// /|})\\."
     # The writer's thread beside the simulated device; the faults planted there are races by intent.
     threaded+="|^cuda_snapshot_test\\.Busy/CudaSnapshot.*/Wait"

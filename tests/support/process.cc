@@ -346,6 +346,19 @@ std::vector<std::string> large_checkpoints() {
                                                              : "--embedding-size 1024");
 }
 
+std::map<std::string, std::string> log_files(const std::string &model_dir) {
+    std::map<std::string, std::string> files;
+    for (const std::string &folder :
+         {std::string("."), std::string("train"), std::string("validation")}) {
+        for (const std::string &name : list_directory(model_dir + "/" + folder)) {
+            if (folder != "." || name.rfind("history.", 0) == 0) {
+                files[folder + "/" + name] = read_file(model_dir + "/" + folder + "/" + name);
+            }
+        }
+    }
+    return files;
+}
+
 std::string checkpoint_difference(const std::string &path_a, const std::string &path_b) {
     std::string problem;
     CheckpointPointer a = load(path_a, &problem), b = load(path_b, &problem);

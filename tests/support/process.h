@@ -96,6 +96,9 @@ std::string json_field(const std::string &line, const std::string &key);
 std::vector<std::string> large_checkpoints();
 // Every tensor of two checkpoint files, name, type, shape and bytes. Empty when equal, else what
 // differs.
+// History and event files of a model directory with what is in them.
+std::map<std::string, std::string> log_files(const std::string &model_dir);
+
 std::string checkpoint_difference(const std::string &path_a, const std::string &path_b);
 
 #endif
