@@ -261,7 +261,8 @@ TEST(Refused, AWriterThatIsCreated) {
     FakeBackend device(FakeBackend::UNIFIED);
     MemoryFiles disk;
     std::vector<float> region(SmallRun::FLOATS);
-    const struct writer_options options = {disk.table(), nullptr, 1, WRITER_BUSY_SKIP, 64, 2, false};
+    const struct writer_options options = {disk.table(), nullptr, 1,    WRITER_BUSY_SKIP,
+                                           64,           2,       false};
     const size_t failures = refuse_each([&](Refusal &refusal, struct error *err) {
         struct writer *writer = nullptr;
         refusal.arm();
