@@ -8,6 +8,11 @@
  * What the next step depends on, and nothing else, is in the checkpoint: weights, momentum, the
  * state of the random numbers, the running loss. Data are drawn from the random numbers, so there
  * is no position to keep.
+ *
+ * -DHIDDEN=N chooses the number of hidden units. Weights and momentum are 80 bytes of each: with
+ * 65536, 5 MB, they are so large that a save leaves them where they are until the next update,
+ * because they are added as steady (at least 4 MiB of such tensors; checkpoint.h). Below that, as
+ * with the default, a save copies them at once. -DBATCH=N: examples a step.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -18,7 +23,14 @@
 
 #include <cairn/checkpoint.h>
 
-enum { INPUTS = 8, HIDDEN = 256, BATCH = 32 };
+#ifndef HIDDEN
+#define HIDDEN 256
+#endif
+#ifndef BATCH
+#define BATCH 32
+#endif
+
+enum { INPUTS = 8 };
 
 /* ---- the model: relu(x W1 + b1) W2 + b2, squared error ---- */
 
@@ -106,9 +118,10 @@ static void train_step(struct trainer *trainer, struct cairn_checkpoint *saves) 
     /* Structs of floats alone: they can be walked as one array. */
     float *p = (float *)&trainer->weights, *m = (float *)&trainer->momentum;
     const float *g = (const float *)&trainer->gradients;
+    const float rate = 0.02F * (256.0F / HIDDEN); /* every unit adds to the one output */
     for (size_t i = 0; i < sizeof(struct weights) / sizeof(float); i++) {
         m[i] = 0.9F * m[i] + g[i];
-        p[i] -= 0.02F * m[i];
+        p[i] -= rate * m[i];
     }
     trainer->loss = trainer->step == 0 ? loss : 0.99 * trainer->loss + 0.01 * loss;
     trainer->step++;

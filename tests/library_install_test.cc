@@ -17,6 +17,21 @@ namespace {
 const std::string kExamples = std::string(CAIRN_SOURCE_DIR) + "/examples";
 const uint64_t kSteps = 4000, kEvery = 5, kNever = 1000000000;
 
+// How a trainer is killed again and again.
+struct Kills {
+    size_t most, least;  // so many lives, fewer when `enough` is reached
+    uint64_t stride_max; // steps from what is saved to the next kill
+    uint64_t every;      // steps from save to save
+    uint64_t enough;     // steps
+    useconds_t pause_max;
+};
+// On a slow disk each kill takes many steps.
+const Kills kSmall = {10, 3, kSteps / 20, kEvery, kSteps, 2000};
+// Weights and momentum of 5 MB, whose copy is put off, and steps that are shorter than a save: one
+// that is accepted while the writer is at another is still to be copied when the update comes.
+const std::string kLargeFlags = " -DHIDDEN=65536 -DBATCH=1";
+const Kills kLarge = {5, 5, 3, 1, 0, 40000};
+
 // The part of the version that a program is bound to.
 const std::string kBound = std::to_string(CAIRN_CHECKPOINT_VERSION_MAJOR) + "." +
                            std::to_string(CAIRN_CHECKPOINT_VERSION_MINOR);
@@ -67,37 +82,44 @@ class Install : public ::testing::Test {
         return " -Wl,-rpath," + library.substr(0, library.rfind('/'));
     }
 
-    static std::vector<std::string> mlp(const std::string &run, uint64_t steps = kSteps) {
-        return {file(run), file(run + ".weights"), std::to_string(steps), std::to_string(kEvery)};
+    static std::vector<std::string> mlp(const std::string &run, uint64_t steps = kSteps,
+                                        uint64_t every = kEvery) {
+        return {file(run), file(run + ".weights"), std::to_string(steps), std::to_string(every)};
+    }
+    static void build_mlp(const std::string &name, const std::string &flags = "") {
+        expect_done(CAIRN_C_COMPILER " -std=c17 -O2 -Wall -Wextra -Werror" + sanitizer_flags() +
+                    flags + " " + kExamples + "/train_mlp.c -o " + file(name) + " " +
+                    pkg_config("--cflags --libs") + rpath() + " -lm");
     }
     // Kill it whenever a random further step has been saved, then let it get to *end. How many
     // steps lie between two saves is the disk's business, so the end is set only after the kills.
-    static void run_with_kills(const std::string &program, const std::string &run, uint64_t *end);
+    static void run_with_kills(const std::string &program, const std::string &run,
+                               const Kills &kills, uint64_t *end);
 
     static TemporaryDirectory *scratch_;
 };
 
 TemporaryDirectory *Install::scratch_;
 
-void Install::run_with_kills(const std::string &program, const std::string &run, uint64_t *end) {
-    const size_t kills = 10, kills_min = 3; // on a slow disk each takes many steps
+void Install::run_with_kills(const std::string &program, const std::string &run, const Kills &kills,
+                             uint64_t *end) {
     std::mt19937_64 random(7);
     uint64_t reached = 0;
-    for (size_t i = 0; i < kills && (i < kills_min || reached < kSteps); i++) {
-        Process process({program, mlp(run, kNever)});
-        uint64_t target = reached + 1 + random() % (kSteps / (2 * kills));
+    for (size_t i = 0; i < kills.most && (i < kills.least || reached < kills.enough); i++) {
+        Process process({program, mlp(run, kNever, kills.every)});
+        uint64_t target = reached + 1 + random() % kills.stride_max;
         bool saved = process.wait_for([&] {
             std::vector<uint64_t> steps = checkpoint_steps(file(run));
             return !steps.empty() && steps.back() >= target;
         });
         ASSERT_TRUE(saved) << process.out() << process.err();
-        usleep(static_cast<useconds_t>(random() % 2000)); // anywhere between two saves
+        usleep(static_cast<useconds_t>(random() % kills.pause_max)); // anywhere between two saves
         process.signal(SIGKILL);
         EXPECT_EQ(process.wait(), 128 + SIGKILL) << "it ended before the kill";
         reached = checkpoint_steps(file(run)).back();
     }
-    *end = std::max(kSteps, reached + kEvery); // the last run has something left to do
-    Outcome last = ::run({program, mlp(run, *end)});
+    *end = std::max(kills.enough, reached + kills.every); // the last run has something left to do
+    Outcome last = ::run({program, mlp(run, *end, kills.every)});
     EXPECT_EQ(last.code, 0) << last.err;
     EXPECT_EQ(last.err, ""); // no damage, no failure
     EXPECT_TRUE(contains(last.out, "resumed from step")) << last.out;
@@ -105,11 +127,9 @@ void Install::run_with_kills(const std::string &program, const std::string &run,
 }
 
 TEST_F(Install, ExamplesByPkgConfigSurviveKills) {
-    expect_done(CAIRN_C_COMPILER " -std=c17 -O2 -Wall -Wextra -Werror" + sanitizer_flags() + " " +
-                kExamples + "/train_mlp.c -o " + file("train_mlp") + " " +
-                pkg_config("--cflags --libs") + rpath() + " -lm");
+    build_mlp("train_mlp");
     uint64_t end = 0;
-    ASSERT_NO_FATAL_FAILURE(run_with_kills(file("train_mlp"), "killed", &end));
+    ASSERT_NO_FATAL_FAILURE(run_with_kills(file("train_mlp"), "killed", kSmall, &end));
     Outcome whole = run({file("train_mlp"), mlp("whole", end)});
     ASSERT_EQ(whole.code, 0) << whole.err;
     std::string weights = read_file(file("whole.weights"));
@@ -127,6 +147,23 @@ TEST_F(Install, ExamplesByPkgConfigSurviveKills) {
     }
     EXPECT_EQ(checkpoint_difference(checkpoint_path(file("whole"), end),
                                     checkpoint_path(file("killed"), end)),
+              "");
+}
+
+// Steady tensors that a save does not copy: the writer does, or the settle before the update.
+TEST_F(Install, ALargeExampleSurvivesKills) {
+    build_mlp("train_large", kLargeFlags);
+    uint64_t end = 0;
+    ASSERT_NO_FATAL_FAILURE(run_with_kills(file("train_large"), "large", kLarge, &end));
+    // Saved at the end alone, when no update follows.
+    Outcome whole = run({file("train_large"), mlp("large-whole", end, kNever)});
+    ASSERT_EQ(whole.code, 0) << whole.err;
+    EXPECT_FALSE(contains(whole.out, "nan")) << whole.out; // which would hide any difference
+    std::string weights = read_file(file("large-whole.weights"));
+    EXPECT_GE(2 * weights.size(), 4u << 20); // and as much momentum
+    EXPECT_TRUE(weights == read_file(file("large.weights"))) << "not the same bits";
+    EXPECT_EQ(checkpoint_difference(checkpoint_path(file("large-whole"), end),
+                                    checkpoint_path(file("large"), end)),
               "");
 }
 
@@ -156,9 +193,7 @@ TEST_F(Install, ExamplesByCMakeSharedStaticAndCxx) {
 
 // A signal handler of the program, not of the library: it saves and leaves, and goes on from there.
 TEST_F(Install, AStopSignalIsTheProgramsOwn) {
-    expect_done(CAIRN_C_COMPILER " -std=c17 -O2" + sanitizer_flags() + " " + kExamples +
-                "/train_mlp.c -o " + file("stoppable") + " " + pkg_config("--cflags --libs") +
-                rpath() + " -lm");
+    build_mlp("stoppable");
     Process process({file("stoppable"), {file("stopped"), file("none"), "1000000000", "10"}});
     ASSERT_TRUE(process.wait_for([&] { return !checkpoint_steps(file("stopped")).empty(); }))
         << process.err();
