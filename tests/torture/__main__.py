@@ -14,42 +14,51 @@ import syscalls
 from runs import Loss, Trial, Workshop
 
 QUICK_SECONDS = 20
+LARGE_KILLS_MIN = 2  # trials, however short the time
 EXIT_NOTHING_TRIED = 77  # ctest: skipped
 SHOWN_DETAILS = 12
 
 
 def attacks():
-    """(name, function, why it cannot be tried here or '')"""
+    """(name, function, why it cannot be tried here or '', whether a share of its trials has a large state)"""
     no_trace = syscalls.why_not()
     no_mount = files.why_no_mount()
     no_limit = "" if shutil.which("prlimit") else "prlimit is not installed"
     no_clock = "" if processes.find_libfaketime() else "libfaketime is not installed (Debian: faketime)"
     return (
-        ("kill", processes.kills, ""),
-        ("stop-signal", processes.stop_signals, ""),
-        ("stop-reader", processes.stop_readers, ""),
-        ("two-trainers", processes.two_trainers, ""),
-        ("system-call", syscalls.faults, no_trace),
-        ("small-disk", files.small_disk, no_mount),
-        ("file-limit", files.file_limit, no_limit),
-        ("damaged", files.damaged_files, ""),
-        ("all-damaged", files.all_damaged, ""),
-        ("exchanged", files.exchanged_files, ""),
-        ("foreign", files.foreign_files, ""),
-        ("other-files", files.other_files, ""),
-        ("clock-jump", processes.clock_jumps, no_clock),
-        ("clock-fires", processes.clock_fires, no_clock),
+        ("kill", processes.kills, "", True),
+        ("stop-signal", processes.stop_signals, "", True),
+        ("stop-reader", processes.stop_readers, "", True),
+        ("two-trainers", processes.two_trainers, "", False),
+        ("system-call", syscalls.faults, no_trace, True),
+        ("small-disk", files.small_disk, no_mount, True),
+        ("file-limit", files.file_limit, no_limit, True),
+        ("damaged", files.damaged_files, "", False),
+        ("all-damaged", files.all_damaged, "", False),
+        ("exchanged", files.exchanged_files, "", False),
+        ("foreign", files.foreign_files, "", False),
+        ("other-files", files.other_files, "", False),
+        ("clock-jump", processes.clock_jumps, no_clock, False),
+        ("clock-fires", processes.clock_fires, no_clock, False),
     )
 
 
 class Row:
-    """One line of the table."""
+    """One line of the table; trials with a large state have one of their own."""
 
-    def __init__(self, name, function, why_not):
+    def __init__(self, name, function, why_not, may_be_large):
         self.name, self.function, self.why_not = name, function, why_not
+        self.large = Row(f"{name}, large", function, why_not, False) if may_be_large else None
         self.trials = self.faults = self.noticed = self.lost = 0
         self.seconds = 0.0
         self.details = {}
+
+    def has_enough(self):
+        """Of trials, when the time is over."""
+        if self.large is None:
+            return self.trials > 0
+        large_min = LARGE_KILLS_MIN if self.function is processes.kills else 0
+        return self.trials + self.large.trials > 0 and self.large.trials >= large_min
 
     def add(self, trial, seconds, lost):
         self.trials += 1
@@ -64,7 +73,7 @@ class Row:
 def attack(workshop, row, index, options):
     """One trial. True when nothing was lost."""
     begin = time.monotonic()
-    trial = Trial(workshop, row.name, index, options.seed)
+    trial = Trial(workshop, row.name, index, options.seed, row.large is not None)
     reason = None
     try:
         row.function(trial)
@@ -72,11 +81,11 @@ def attack(workshop, row, index, options):
         reason = str(loss)
     except Exception:  # a fault of this script must not pass for a success
         reason = traceback.format_exc()
-    row.add(trial, time.monotonic() - begin, reason is not None)
+    (row.large if trial.large else row).add(trial, time.monotonic() - begin, reason is not None)
     if reason is None:
         trial.clean()
         return True
-    print(f"\nLOST in {row.name} {index}: {reason}", file=sys.stderr)
+    print(f"\nLOST in {row.name} {index} ({trial.recipe.name}): {reason}", file=sys.stderr)
     for line in trial.log:
         print("    " + line, file=sys.stderr)
     print(
@@ -90,17 +99,17 @@ def attack(workshop, row, index, options):
 
 
 def print_table(rows, seconds, seed):
-    print(f"\n{'attack':<14}{'trials':>7}{'faults':>8}{'noticed':>9}{'lost':>6}{'s/fault':>9}  what was hit")
+    print(f"\n{'attack':<18}{'trials':>7}{'faults':>8}{'noticed':>9}{'lost':>6}{'s/fault':>9}  what was hit")
     for row in rows:
         if row.why_not and row.trials == 0:
-            print(f"{row.name:<14}{'-':>7}{'-':>8}{'-':>9}{'-':>6}{'-':>9}  NOT TRIED: {row.why_not}")
+            print(f"{row.name:<18}{'-':>7}{'-':>8}{'-':>9}{'-':>6}{'-':>9}  NOT TRIED: {row.why_not}")
             continue
         common = sorted(row.details.items(), key=lambda item: -item[1])
         shown = ", ".join(f"{count} {name}" for name, count in common[:SHOWN_DETAILS])
         rest = sum(count for _, count in common[SHOWN_DETAILS:])
         each = row.seconds / row.faults if row.faults else 0
         print(
-            f"{row.name:<14}{row.trials:>7}{row.faults:>8}{row.noticed:>9}{row.lost:>6}{each:>9.2f}  {shown}"
+            f"{row.name:<18}{row.trials:>7}{row.faults:>8}{row.noticed:>9}{row.lost:>6}{each:>9.2f}  {shown}"
             + (f", {rest} others" if rest else "")
         )
     faults, lost = sum(row.faults for row in rows), sum(row.lost for row in rows)
@@ -137,9 +146,11 @@ def run(rows, workshop, options):
     while True:
         for row in rows:
             late = time.monotonic() - begin > seconds
-            if not row.why_not and not (late and row.trials > 0):
+            if not row.why_not and not (late and row.has_enough()):
                 attack(workshop, row, index, options)
-        if options.trial is not None or time.monotonic() - begin > seconds:
+        late = time.monotonic() - begin > seconds
+        enough = all(row.why_not or row.has_enough() for row in rows)
+        if options.trial is not None or (late and enough):
             return time.monotonic() - begin
         index += 1
 
@@ -159,7 +170,8 @@ def main():
         sys.exit(EXIT_NOTHING_TRIED)
     workshop = Workshop(options.binary, options.work or tempfile.mkdtemp(prefix="cairn-torture-"))
     seconds = run(rows, workshop, options)
-    lost = print_table(rows, seconds, options.seed)
+    lines = [line for row in rows for line in (row, row.large) if line is not None]
+    lost = print_table(lines, seconds, options.seed)
     if not options.keep:
         shutil.rmtree(workshop.work, ignore_errors=True)
     sys.exit(1 if lost else 0)

@@ -54,7 +54,8 @@ def small_disk(trial):
     shutil.rmtree(saved, ignore_errors=True)
     saved.mkdir()
     trial.directory.mkdir()
-    kibibytes = 4 * trial.rng.choice((trial.rng.randint(1, 20), trial.rng.randint(1, 120)))
+    pages = (800, 12000) if trial.large else (20, 120)  # one checkpoint; all that a run keeps
+    kibibytes = 4 * trial.rng.choice([trial.rng.randint(1, most) for most in pages])
     prefix = [
         "unshare",
         "-rm",
@@ -78,12 +79,12 @@ def file_limit(trial):
     before = -1
     if trial.rng.random() < 0.7:
         trial.demand(
-            trial.call(["--max-steps", trial.rng.randint(1, 40)]).code == 0, "ended with an error undisturbed"
+            trial.call(["--max-steps", trial.rng.randint(1, trial.recipe.early_steps)]).code == 0,
+            "ended with an error undisturbed",
         )
         before = ring(trial.directory)[-1]
-    limit = trial.rng.choice(
-        (trial.rng.randint(0, 200), trial.rng.randint(0, 4000), trial.rng.randint(0, 32000))
-    )
+    limits = (200, 4_000_000, 16_000_000) if trial.large else (200, 4000, 32000)
+    limit = trial.rng.choice([trial.rng.randint(0, most) for most in limits])
     outcome = trial.call(prefix=["prlimit", f"--fsize={limit}"])
     after_full(trial, outcome, before, "file size")
 

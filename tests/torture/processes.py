@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 
-from runs import RECIPES, history_events, ring
+from runs import LIFE_SECONDS_MAX, RECIPES, history_events, ring
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 CODE_STOPPED = 75
@@ -18,12 +18,30 @@ def newest(trial):
     return steps[-1] if steps else -1
 
 
+def let_run(trial, life):
+    """For a random time; with a large state half of the lives until an epoch's last step has been saved.
+
+    The save that follows has the same step, other counters, the same weights, perhaps still to be copied."""
+    seconds = trial.moment()
+    ends = range(newest(trial) + 1, trial.recipe.early_steps + 1)
+    ends = [step for step in ends if step % trial.recipe.steps_per_epoch == 0]
+    if not (trial.large and ends and trial.rng.random() < 0.5):
+        time.sleep(seconds)
+        return
+    step = trial.rng.choice(ends)
+    trial.note(f"until step {step} has been saved")
+    deadline = time.monotonic() + LIFE_SECONDS_MAX
+    while newest(trial) < step and life.process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.0005)
+    time.sleep(trial.rng.choice((0, trial.rng.uniform(0, 0.02))))
+
+
 def kills(trial):
     """SIGKILL at random moments, the same run again with other saving options and threads, to its end."""
     for _ in range(trial.rng.randint(1, 5)):
         before = newest(trial)
         life = trial.start()
-        time.sleep(trial.moment())
+        let_run(trial, life)
         if not life.freeze():
             outcome = life.wait()
             trial.demand(outcome.code == 0, f"ended with {outcome.code} undisturbed: {outcome.err[-600:]}")
@@ -44,7 +62,7 @@ def stop_signals(trial):
         before = newest(trial)
         life = trial.start()
         # HUP is ignored under nohup; here it is not.
-        time.sleep(trial.moment())
+        let_run(trial, life)
         if not life.freeze():
             trial.demand(life.wait().code == 0, "ended with an error undisturbed")
             continue
@@ -129,7 +147,7 @@ def stop_reader(trial, arguments, number, delay, output):
 
 def stop_readers(trial):
     """A stop signal while the vocabulary is learned, in an evaluation, a prediction, a verification."""
-    trial.recipe = RECIPES[0]
+    trial.recipe = trial.recipes[0]
     trial.finish()
     before = sorted(path.name for path in trial.directory.iterdir())
     texts = trial.workshop.work / "texts"

@@ -21,12 +21,12 @@ RING_NAME = re.compile(r"model\.ckpt-(0|[1-9]\d{0,18})\.safetensors\.zst")
 TEMPORARY_PREFIX = ".cairn-tmp-"
 LIFE_SECONDS_MAX = 120  # a run takes a fraction of a second; what takes this long hangs
 
-# 6,000 made-up examples in batches of 250: 24 steps an epoch, checkpoints of 30 KB.
+# 6,000 made-up examples in batches of 250: 24 steps an epoch, checkpoints of 30 KB. The last of a repeated
+# option counts: a recipe may choose others.
 COMMON = (
     "train --data demo --embedding-size 8 --hidden-size 8 --dense-size 8 --batch-size 250 "
     "--learning-rate 1e-2 --progress json --log-step-count-steps 1"
 ).split()
-STEPS_PER_EPOCH = 24
 
 # What a fault in a system call may lead to. Not 1 (internal error), nor the codes that blame the command, the
 # numbers or another run: 2, 70, 75, 76, 78.
@@ -43,7 +43,9 @@ class Recipe:
 
     name: str
     arguments: tuple
-    last_step: int
+    last_step: int  # 0: early stopping decides
+    steps_per_epoch: int = 24
+    early_steps: int = 40  # a run that is stopped after so many has something left to do
 
 
 RECIPES = (
@@ -55,6 +57,28 @@ RECIPES = (
     ),
     Recipe("no validation", ("--epochs", "2", "--validation-data", "none"), 48),
 )
+
+# Weights and moments of so many bytes are not copied when a save is asked for, but beside the next step: by
+# the writer, or by the trainer before the update (io/snapshot.h). These recipes have twice as many, 8 MB.
+# Steps are few and short, four an epoch, so that many saves are still to be copied when an epoch ends.
+LARGE_BYTES_MIN = 4 << 20
+LARGE_EXAMPLES = 64
+LARGE = (
+    "--embedding-size 8192 --batch-size 16 --data LARGE_DATA --validation-data LARGE_DATA"
+).split()  # LARGE_DATA: made by the workshop
+LARGE_RECIPES = (
+    Recipe("large state, four epochs", (*LARGE, "--epochs", "4"), 16, 4, 12),
+    Recipe(
+        "large state, early stopping, best weights back",
+        (*LARGE, "--epochs", "8", "--patience", "2", "--min-delta", "0.2", "--restore-best-weights"),
+        0,
+        4,
+        12,
+    ),
+)
+LARGE_SHARE = 1 / 3  # of the trials of an attack that can be made on either
+OLDER_TRIED_MAX = 2  # each costs a life
+LARGE_STRETCH = 2.5  # so much longer than the undisturbed life, which saves rarely, takes one that waits
 
 
 @dataclasses.dataclass
@@ -170,6 +194,34 @@ class Workshop:
         tensors = {name: self.tensors(path) for name, path in files.items()}
         return Ending(tensors, (directory / "history.csv").read_text(), steps[-1])
 
+    def demand_large(self, ending):
+        """Otherwise the trial would not be what it says."""
+        size = 0
+        for line in ending.tensors["the last checkpoint"].splitlines():
+            match = re.fullmatch(r" *(\S+) +F32 +\[.*\] +(\d+) +[0-9a-f]+", line)
+            if match and not match[1].startswith(("best.", "last.")):
+                size += int(match[2])
+        if size < LARGE_BYTES_MIN:
+            raise Loss(f"weights and moments have {size} bytes, that is no large state")
+
+    def large_data(self):
+        """A few examples; the same ones always."""
+        path = self.work / "large.jsonl"
+        if not path.exists():
+            rng = random.Random(1)
+            moods = ("awful", "dull", "poor"), ("fine", "good", "great")
+            words = "a film the plot music actor and of it was".split()
+            with open(path, "w", encoding="utf-8") as file:
+                for i in range(LARGE_EXAMPLES):
+                    label = i % 2
+                    text = rng.choices(words, k=rng.randint(1, 20)) + [rng.choice(moods[label])]
+                    file.write(json.dumps({"text": " ".join(text), "label": label}) + "\n")
+        return str(path)
+
+    def recipe_arguments(self, recipe):
+        """With paths in the places of their names."""
+        return [self.large_data() if word == "LARGE_DATA" else word for word in recipe.arguments]
+
     def ending(self, recipe):
         """How the recipe ends undisturbed; computed once."""
         if recipe.name not in self.endings:
@@ -179,7 +231,7 @@ class Workshop:
             outcome = self.call(
                 [
                     *COMMON,
-                    *recipe.arguments,
+                    *self.recipe_arguments(recipe),
                     "--model-dir",
                     directory,
                     "--save-checkpoints-steps",
@@ -193,6 +245,8 @@ class Workshop:
                 raise Loss(f"the undisturbed run ended with {outcome.code}: {outcome.err}")
             self.endings[recipe.name] = self.read_ending(directory)
             self.endings[recipe.name].seconds = seconds
+            if recipe in LARGE_RECIPES:
+                self.demand_large(self.endings[recipe.name])
             if recipe.last_step and self.endings[recipe.name].last_step != recipe.last_step:
                 raise Loss(f"the undisturbed run ended at step {self.endings[recipe.name].last_step}")
         return self.endings[recipe.name]
@@ -237,15 +291,19 @@ class Life:
 class Trial:
     """One model directory and all that happens to it."""
 
-    def __init__(self, workshop, attack, index, seed):
+    def __init__(self, workshop, attack, index, seed, may_be_large):
         self.workshop = workshop
         self.rng = random.Random(f"{seed}:{attack}:{index}")
         self.directory = workshop.work / f"{attack}-{index}"
+        self.again = workshop.work / f"{attack}-{index}.again"  # a copy, for a second end
         self.faults = 0  # what was done to it
         self.noticed = 0  # faults that the program spoke of
         self.details = collections.Counter()  # by kind, for the table
         self.log = []  # for a failure
-        self.recipe = self.rng.choice(RECIPES)
+        self.large = may_be_large and self.rng.random() < LARGE_SHARE
+        self.recipes = LARGE_RECIPES if self.large else RECIPES
+        self.recipe = self.rng.choice(self.recipes)
+        self.stretch = 1
         self.old_starts = 0
         self.excused = set()
         self.clean()
@@ -253,11 +311,15 @@ class Trial:
     def clean(self):
         shutil.rmtree(self.directory, ignore_errors=True)
         for leftover in self.directory.parent.glob(self.directory.name + ".*"):
-            leftover.unlink()
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
 
     def moment(self):
         """A random time within an undisturbed life."""
-        return self.rng.uniform(0, self.workshop.ending(self.recipe).seconds)
+        seconds = self.workshop.ending(self.recipe).seconds
+        return self.rng.uniform(0, seconds * self.stretch)
 
     def note(self, text):
         self.log.append(text)
@@ -265,6 +327,8 @@ class Trial:
     def saving_options(self):
         """What may differ between two lives of one run without a bit of its end."""
         rng = self.rng
+        if self.large:
+            return self.large_saving_options()
         when = rng.choice(
             [
                 ("--save-checkpoints-steps", rng.randint(1, 25)),
@@ -285,8 +349,29 @@ class Trial:
             rng.choice(("warn", "stop")),
         ]
 
+    def large_saving_options(self):
+        """So often that a copy is nearly always still to be made, or being made, when an update comes."""
+        rng = self.rng
+        busy = rng.choice(("skip", "latest", "wait"))
+        self.stretch = LARGE_STRETCH if busy == "wait" else 1
+        return [
+            "--save-checkpoints-steps",
+            rng.randint(1, 3),
+            "--checkpoint-busy",
+            busy,
+            "--threads",
+            rng.randint(1, 3),
+            "--keep-checkpoint-max",
+            rng.choice((1, 5, 5)),
+            "--compression-level",
+            rng.choice((-5, 1, 3)),
+            "--checkpoint-on-error",
+            rng.choice(("warn", "stop")),
+        ]
+
     def arguments(self, more=()):
-        return [*COMMON, *self.recipe.arguments, "--model-dir", str(self.directory), *map(str, more)]
+        recipe = self.workshop.recipe_arguments(self.recipe)
+        return [*COMMON, *recipe, "--model-dir", str(self.directory), *map(str, more)]
 
     def start(self, more=None, **how):
         arguments = self.arguments(self.saving_options() if more is None else more)
@@ -323,9 +408,9 @@ class Trial:
         step = steps[-1] if steps else 0
         if events[-1].get("event") == "end":
             return "end"
-        if step % STEPS_PER_EPOCH:
+        if step % self.recipe.steps_per_epoch:
             return "mid-epoch"
-        return "validation" if step // STEPS_PER_EPOCH > epochs else "between"
+        return "validation" if step // self.recipe.steps_per_epoch > epochs else "between"
 
     # ---- demands ----
 
@@ -357,6 +442,27 @@ class Trial:
         """Let the run go to its end, from its newest checkpoint, and compare it with the undisturbed one.
 
         `may_start_from`: the step it must go on from (default: the newest one there is)."""
+        outcome = self.go_on(may_start_from, say)
+        if self.large:
+            self.go_on_from_older()
+        return outcome
+
+    def go_on_from_older(self):
+        """Of the checkpoints in the ring nobody has started from most. They lead to the same end too."""
+        older = ring(self.directory)[:-1]
+        for step in self.rng.sample(older, min(len(older), OLDER_TRIED_MAX)):
+            self.note(f"once more, from step {step}")
+            shutil.copytree(self.directory, self.again)
+            for other in ring(self.again):
+                if other != step:
+                    checkpoint(self.again, other).unlink()
+            own, self.directory = self.directory, self.again
+            self.go_on(may_start_from=step)
+            shutil.rmtree(self.again)
+            self.directory = own
+
+    def go_on(self, may_start_from, say=None):
+        """One end of it; `finish` says how."""
         steps = ring(self.directory)
         expected = may_start_from if may_start_from is not None else (steps[-1] if steps else None)
         outcome = self.call()

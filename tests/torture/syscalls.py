@@ -83,7 +83,7 @@ def aims_of(trial, resumed):
     key = (trial.recipe.name, resumed)
     if key not in known:
         if resumed:
-            trial.call(["--max-steps", "20", *OPTIONS])
+            trial.call(["--max-steps", trial.recipe.early_steps // 2, *OPTIONS])
         log = trial.workshop.work / f"{trial.directory.name}.profile"
         outcome = trial.call(OPTIONS, prefix=strace(log))
         trial.demand(outcome.code == 0, f"ended with {outcome.code} under strace: {outcome.err}")
@@ -111,12 +111,14 @@ def faults(trial):
     resumed = trial.rng.random() < 0.4
     found = aims_of(trial, resumed)
     if resumed:
-        trial.call(["--max-steps", trial.rng.randint(1, 40), *OPTIONS])
+        trial.call(["--max-steps", trial.rng.randint(1, trial.recipe.early_steps), *OPTIONS])
     before = max([-1, *ring(trial.directory)])
     name, what, kind = draw_fault(trial, found)
     log = trial.workshop.work / f"{trial.directory.name}.strace"
+    # Other options make the nth call another one than in the traced life: what was hit is read off the log.
+    options = trial.saving_options() if trial.large else OPTIONS
     outcome = trial.call(
-        [*OPTIONS, "--checkpoint-on-error", trial.rng.choice(("warn", "stop"))],
+        [*options, "--checkpoint-on-error", trial.rng.choice(("warn", "stop"))],
         prefix=strace(log, [f"--inject={name}:{what}"]),
     )
     hits = [
