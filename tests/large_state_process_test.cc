@@ -46,6 +46,11 @@ TEST_F(LargeState, EverySaveHoldsItsOwnStep) {
     const uint64_t steps = 12;
     EXPECT_EXIT_CODE(train_large("each", "--save-checkpoints-steps 1 --max-steps 12"), 0);
     ASSERT_EQ(checkpoint_steps(dir_.file("each")).size(), steps + 1);
+    for (const std::string &line : history_lines(dir_.file("each"))) {
+        if (json_field(line, "event") == "save") {
+            EXPECT_GE(std::stoull(json_field(line, "put_off_bytes")), 4u << 20) << line;
+        }
+    }
     for (uint64_t step : {1, 5, 7, 9, 11, 12}) {
         const std::string alone = "until" + std::to_string(step);
         EXPECT_EXIT_CODE(train_large(alone, "--max-steps " + std::to_string(step)), 0);
