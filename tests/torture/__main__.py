@@ -168,6 +168,7 @@ def main():
         for row in rows:
             print(f"{row.name}: NOT TRIED: {row.why_not}", file=sys.stderr)
         sys.exit(EXIT_NOTHING_TRIED)
+    processes.hear_signals()
     workshop = Workshop(options.binary, options.work or tempfile.mkdtemp(prefix="cairn-torture-"))
     seconds = run(rows, workshop, options)
     lines = [line for row in rows for line in (row, row.large) if line is not None]

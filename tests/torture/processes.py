@@ -13,6 +13,15 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 CODE_STOPPED = 75
 
 
+def hear_signals():
+    """What is ignored here, under nohup or behind a shell's &, would be ignored in what is started.
+
+    A handler is not inherited."""
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
 def newest(trial):
     steps = ring(trial.directory)
     return steps[-1] if steps else -1
@@ -61,7 +70,6 @@ def stop_signals(trial):
     for _ in range(trial.rng.randint(1, 3)):
         before = newest(trial)
         life = trial.start()
-        # HUP is ignored under nohup; here it is not.
         let_run(trial, life)
         if not life.freeze():
             trial.demand(life.wait().code == 0, "ended with an error undisturbed")
