@@ -225,7 +225,7 @@ TEST_F(Install, OnlyPublicNamesAreVisible) {
                 count++;
             }
         }
-        EXPECT_EQ(count, 15u) << names.out; // the functions of the header
+        EXPECT_EQ(count, 17u) << names.out; // the functions of the header
     }
     Outcome versioned = shell(commands[0]);
     EXPECT_TRUE(contains(versioned.out, "cairn_checkpoint_open@@CAIRN_CHECKPOINT_" + kBound + "\n"))
