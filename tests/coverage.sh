@@ -39,8 +39,8 @@ command -v gcovr >/dev/null || {
 # The modules of io/, the engine in bad times, whole programs, and what is written for other programs.
 tests=(arena_test base_test checkpoint_frames_test checkpoint_refuse_test checkpoint_test commit_test
     damage_test dataset_test dataset_tree_test demo_test file_test history_test publish_test
-    read_ahead_test refused_calls_test retention_test snapshot_test store_edges_test store_state_test
-    store_test supersede_test text_test texts_test writer_endurance_test writer_failure_test
+    put_off_test read_ahead_test refused_calls_test retention_test snapshot_test steady_test store_edges_test
+    store_state_test store_test supersede_test text_test texts_test writer_endurance_test writer_failure_test
     writer_slow_disk_test writer_test disk_full_test damaged_checkpoint_process_test input_process_test
     library_failure_test library_test event_file_test export_test export_process_test import_test
     inspect_test keras_checkpoint_process_test onnx_graph_test)

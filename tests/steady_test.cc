@@ -1,5 +1,6 @@
 // Steady tensors: a save of a large state copies nothing in its call, and still holds the values of
 // its call, as long as whoever changes them settles first.
+#include <errno.h>
 #include <gtest/gtest.h>
 #include <string.h>
 
@@ -316,6 +317,28 @@ TEST(Steady, WhatSettleTakesIsPartOfTheStall) {
     EXPECT_NEAR(largest, after.stall_seconds_max, 1e-9);
     run.train_to(4); // no save since
     EXPECT_NEAR(writer_settled(run.writer).seconds - settled_before, settled, 0.0);
+}
+
+// A failure stays until it is polled. By then the writer has forgotten what settling took for it.
+TEST(Steady, OfAnOldFailureIsNotKnownWhatSettlingTook) {
+    LargeRun run(WRITER_BUSY_WAIT);
+    run.files.fail_where(is_checkpoint_write, EIO);
+    run.train_to(1);
+    ASSERT_EQ(run.save(), SAVE_ACCEPTED);
+    run.train_to(2);
+    writer_drain(run.writer);
+    run.files.heal();
+    for (uint64_t step = 3; step < 140; step++) {
+        run.train_to(step);
+        ASSERT_EQ(run.save_small(), SAVE_ACCEPTED);
+        writer_drain(run.writer);
+    }
+    struct save_result result;
+    ASSERT_TRUE(writer_poll(run.writer, &result));
+    EXPECT_EQ(result.id, 1u);
+    EXPECT_NE(result.status, STATUS_OK);
+    EXPECT_EQ(result.settle_seconds, 0.0);
+    EXPECT_GT(result.stall_seconds, 0.0);
 }
 
 // Of a save long ago: the same place in the writer's list of what settling took.
