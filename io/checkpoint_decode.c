@@ -461,8 +461,8 @@ static enum status decode_compressed(const uint8_t *bytes, size_t size, struct m
     "safetensors.numpy.save_file({w.path: keras.ops.convert_to_numpy(w) for w in model.weights}, " \
     "\"w.safetensors\")"
 
-/* What people have instead of safetensors, by its first bytes; NULL for anything else. As the length
- * of a header all of them are far beyond the limit. */
+/* What people have instead of safetensors, by its first bytes; NULL for anything else. As the
+ * length of a header all of them are far beyond the limit. */
 static const char *other_format(const uint8_t *bytes) {
     if (memcmp(bytes, "PK\3\4", 4) == 0) {
         return "a ZIP archive, as .keras files and those of torch.save are: load it there and save "

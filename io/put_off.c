@@ -5,8 +5,8 @@
 
 #include "host/base/memory.h"
 
-/* Who comes to change the source may have to wait for a piece that another thread has taken: so long
- * as a tenth of a millisecond, if that thread runs. */
+/* Who comes to change the source may have to wait for a piece that another thread has taken: so
+ * long as a tenth of a millisecond, if that thread runs. */
 enum { PIECE_BYTES = 2 << 20 };
 
 struct piece {

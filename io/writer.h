@@ -135,7 +135,7 @@ MUST_USE enum status writer_save(struct writer *writer, const struct snapshot_so
  * call. */
 void writer_settle(struct writer *writer);
 
-/* What writer_settle has taken in all: seconds, and of them processor time of the calling thread. */
+/* What writer_settle has taken in all, and how much of it was processor time of the caller. */
 struct writer_settled {
     double seconds, cpu_seconds;
 };

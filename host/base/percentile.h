@@ -16,8 +16,8 @@ extern "C" {
 /* Ascending; numbers only, no NaN. */
 void percentile_sort(double *values, size_t count);
 
-/* By nearest rank: the smallest of `sorted` that at least `percent` (from 1 to 100) per cent of them
- * do not exceed. NaN when there are none. */
+/* By nearest rank: the smallest of `sorted` that at least `percent` (from 1 to 100) per cent of
+ * them do not exceed. NaN when there are none. */
 double percentile_of(const double *sorted, size_t count, unsigned percent);
 
 #ifdef __cplusplus

@@ -52,8 +52,8 @@ bool dtype_from_name(const char *name, enum dtype *out);
  * came from a file). */
 bool tensor_elements(const struct tensor_view *tensor, uint64_t *out);
 bool tensor_bytes(const struct tensor_view *tensor, uint64_t *out);
-/* Bytes of a view of which it is known that the product does not overflow: it lies in memory, or was
- * checked before. */
+/* Bytes of a view of which it is known that the product does not overflow: it lies in memory, or
+ * was checked before. */
 uint64_t tensor_known_bytes(const struct tensor_view *tensor);
 
 /* Make a view; `rank` shape values follow. Asserts that the name fits. */

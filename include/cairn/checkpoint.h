@@ -299,9 +299,9 @@ CAIRN_MUST_USE CAIRN_API enum cairn_status
 cairn_checkpoint_save(struct cairn_checkpoint *handle, uint64_t step, unsigned flags,
                       enum cairn_checkpoint_outcome *outcome, struct cairn_error *error);
 
-/* Tensors of cairn_checkpoint_add_steady may change from here on, until the next save. Blocks until what a save has yet
- * to copy of them is copied, at worst for the time of that copy; between saves it costs next to
- * nothing, so that it can be called before each update. NULL is fine. */
+/* Tensors of cairn_checkpoint_add_steady may change from here on, until the next save. Blocks until
+ * what a save has yet to copy of them is copied, at worst for the time of that copy; between saves
+ * it costs next to nothing, so that it can be called before each update. NULL is fine. */
 CAIRN_API void cairn_checkpoint_settle(struct cairn_checkpoint *handle);
 
 /* What became of an accepted save. Later versions may add fields at the end. */
