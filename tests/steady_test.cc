@@ -214,6 +214,13 @@ struct LargeRun : LargeState {
             << err.message;
         return outcome;
     }
+    // Step 1 is saved; its writing stands still until files.release().
+    void hold_writer_in_first_save() {
+        files.hold(is_checkpoint_write);
+        train_to(1);
+        ASSERT_EQ(save(), SAVE_ACCEPTED);
+        files.wait_until_held();
+    }
     // "" when the checkpoint of `step` holds that step's values, whole.
     std::string problem_of(uint64_t at) {
         std::string bytes = disk.get("/run/" + ring_name(at)).value_or("");
@@ -242,10 +249,7 @@ struct LargeRun : LargeState {
 // The writer is held in the first save, so that nobody but the trainer can copy for the second.
 TEST(Steady, ASaveBehindABusyWriterHoldsTheValuesOfItsCall) {
     LargeRun run(WRITER_BUSY_SKIP);
-    run.files.hold(is_checkpoint_write);
-    run.train_to(1);
-    ASSERT_EQ(run.save(), SAVE_ACCEPTED);
-    run.files.wait_until_held();
+    run.hold_writer_in_first_save();
     run.train_to(2);
     ASSERT_EQ(run.save(), SAVE_ACCEPTED);
     run.train_to(3);
@@ -259,10 +263,7 @@ TEST(Steady, ASaveBehindABusyWriterHoldsTheValuesOfItsCall) {
 
 TEST(Steady, ASaveThatReplacesAWaitingOneHoldsItsOwnValues) {
     LargeRun run(WRITER_BUSY_LATEST);
-    run.files.hold(is_checkpoint_write);
-    run.train_to(1);
-    ASSERT_EQ(run.save(), SAVE_ACCEPTED);
-    run.files.wait_until_held();
+    run.hold_writer_in_first_save();
     for (uint64_t step : {2, 3, 4}) {
         run.train_to(step);
         ASSERT_EQ(run.save(), SAVE_ACCEPTED);
@@ -291,10 +292,7 @@ TEST(Steady, EverySaveOfALongRunHoldsItsStep) {
 // What settle takes is training standing still for a save, and is counted as that.
 TEST(Steady, WhatSettleTakesIsPartOfTheStall) {
     LargeRun run(WRITER_BUSY_SKIP);
-    run.files.hold(is_checkpoint_write);
-    run.train_to(1);
-    ASSERT_EQ(run.save(), SAVE_ACCEPTED);
-    run.files.wait_until_held(); // its copy was made by the writer
+    run.hold_writer_in_first_save(); // its copy was made by the writer
     run.train_to(2);
     ASSERT_EQ(run.save(), SAVE_ACCEPTED);
     struct writer_totals before = writer_get_totals(run.writer);
