@@ -380,8 +380,9 @@ enum status trainer_run(struct trainer *trainer, struct trainer_outcome *outcome
     memset(outcome, 0, sizeof *outcome);
     trainer->start_time = trainer->last_save = trainer->log_time = clock_monotonic_seconds();
     TRY(secure_start(trainer, err));
-    trainer->last_save = clock_monotonic_seconds(); /* the time to the next save begins here */
     trainer_open_logs(trainer);
+    /* The time to the next save begins here: what came before, however long, was not training. */
+    trainer->last_save = clock_monotonic_seconds();
     enum status status = loop(trainer, &outcome->end, err);
     if (status == STATUS_NONFINITE) {
         outcome->end = TRAINER_END_NONFINITE;
