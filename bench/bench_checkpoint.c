@@ -2,6 +2,7 @@
  * durable, how fast a restart is, and what a crash loses. bench_checkpoint.h says how all of it is
  * measured. */
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,10 +62,11 @@ static enum status run_turn(const struct bench *bench, struct checkpoint_trainee
                                      &cell->rounds[index][mode][repeat], err));
         }
     }
+    bool compared = cell->modes[CHECKPOINT_OFF];
     double off = cell->rounds[index][CHECKPOINT_OFF][repeat].step_seconds;
     for (unsigned mode = 0; mode < CHECKPOINT_MODES; mode++) {
         struct checkpoint_round *round = &cell->rounds[index][mode][repeat];
-        round->lost = cell->modes[mode] ? 1.0 - off / round->step_seconds : 0.0;
+        round->lost = compared && cell->modes[mode] ? 1.0 - off / round->step_seconds : (double)NAN;
     }
     return STATUS_OK;
 }
@@ -83,21 +85,32 @@ static enum status run_cells(const struct bench *bench, struct checkpoint_traine
     return STATUS_OK;
 }
 
+/* What is measured of the last save when training is over. */
+struct last_save {
+    struct checkpoint_restore restore;
+    struct checkpoint_encoding encoding;
+};
+
+static enum status measure_last_save(const struct bench *bench, struct checkpoint_trainee *trainee,
+                                     unsigned repeats, struct last_save *out, struct error *err) {
+    TRY(checkpoint_block_save(trainee, &bench->plan, err));
+    TRY(checkpoint_restore_run(trainee, repeats, &out->restore, err));
+    return checkpoint_encoding_run(trainee, &bench->plan, repeats, &out->encoding, err);
+}
+
 static enum status measure_case(struct bench *bench, struct checkpoint_trainee *trainee,
                                 struct checkpoint_case *cell, struct error *err) {
     TRY(run_cells(bench, trainee, cell, err));
-    struct checkpoint_restore *restore = calloc(1, sizeof *restore);
-    CHECK(restore != NULL, err, STATUS_MEMORY, "out of memory for a benchmark");
-    enum status status = checkpoint_block_save(trainee, &bench->plan, err);
-    if (status == STATUS_OK) {
-        status = checkpoint_restore_run(trainee, cell->repeats, restore, err);
-    }
+    struct last_save *last = calloc(1, sizeof *last);
+    CHECK(last != NULL, err, STATUS_MEMORY, "out of memory for a benchmark");
+    enum status status = measure_last_save(bench, trainee, cell->repeats, last, err);
     if (status == STATUS_OK) {
         checkpoint_report_case(cell, bench->report, bench->csv, stdout);
-        checkpoint_report_restore(cell, restore, bench->report, stdout);
+        checkpoint_report_restore(cell, &last->restore, bench->report, stdout);
+        checkpoint_report_encoding(cell, &last->encoding, bench->report, stdout);
         fflush(stdout);
     }
-    free(restore);
+    free(last);
     return status;
 }
 
@@ -200,7 +213,7 @@ static enum status draw_pictures(struct bench *bench, struct error *err) {
     size_t count = 0;
     for (size_t i = 0; i < bench->case_count; i++) {
         checkpoint_picture_print(bench->cases[i], stdout);
-        if (bench->cases[i]->interval_count > 1) {
+        if (checkpoint_picture_shows(bench->cases[i])) {
             drawn[count++] = bench->cases[i];
         }
     }

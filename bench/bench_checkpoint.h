@@ -6,6 +6,7 @@
  *              beside busy arithmetic
  *     block    some steps in one mode at one interval; gives a struct checkpoint_round
  *     restore  the way back, split in its parts, cold and warm
+ *     encode   the writer's arithmetic alone, beside zstd alone on the same bytes
  *     kill     children that are killed, and what they lost
  *     report   table, JSON, CSV; picture: terminal, PNG
  *
@@ -159,7 +160,8 @@ MUST_USE enum status checkpoint_synthetic_create(struct backend *be, double mega
 /* What one block measured. All numbers are double: checkpoint_columns lists them. */
 struct checkpoint_round {
     double steps, seconds, step_seconds;
-    double lost; /* share of the throughput of `off` in the same repeat */
+    double
+        lost; /* share of the throughput of `off` in the same repeat; NaN: that is not measured */
     /* p99 is NaN when there were fewer than 100 calls */
     double stall_p50, stall_p99, stall_max; /* seconds in the save call, of accepted saves, and
                                                before the update that follows (writer_settle) */
@@ -230,10 +232,32 @@ struct checkpoint_restore {
     double bytes; /* of the tensors */
 };
 
+/* Read the newest checkpoint of the trainee's directory, for who needs a state's bytes; the caller frees *out (checkpoint_free). */
+MUST_USE enum status checkpoint_restore_read(struct checkpoint_trainee *trainee,
+                                             struct checkpoint **out, struct error *err);
 /* Restore the newest checkpoint of the trainee's directory, cold and warm in turns.
  * STATUS_STOPPED. */
 MUST_USE enum status checkpoint_restore_run(struct checkpoint_trainee *trainee, unsigned repeats,
                                             struct checkpoint_restore *out, struct error *err);
+
+/* ---- encode ---------------------------------------------------------------------------------- */
+
+struct checkpoint_encoding {
+    unsigned repeats, threads;
+    int level;
+    double raw_bytes;                /* of the tensors */
+    double bytes, zstd_bytes;        /* what became of them */
+    double speed[BENCH_REPEATS_MAX]; /* raw bytes per second, digests and checks included */
+    double zstd_speed[BENCH_REPEATS_MAX];
+    double share[BENCH_REPEATS_MAX]; /* of zstd's speed, from the same repeat */
+};
+
+/* Encode the newest checkpoint's tensors as the writer does (--compression-level and -threads; the
+ * bytes are forgotten), in turns with zstd alone at that level on one thread, in pieces as long as
+ * our frames and without checksums. STATUS_STOPPED. */
+MUST_USE enum status checkpoint_encoding_run(struct checkpoint_trainee *trainee,
+                                             const struct checkpoint_plan *plan, unsigned repeats,
+                                             struct checkpoint_encoding *out, struct error *err);
 
 /* ---- kill ------------------------------------------------------------------------------------ */
 

@@ -25,6 +25,10 @@ static bool is_drawn(const struct checkpoint_case *cell, enum checkpoint_mode mo
     return cell->modes[mode] && checkpoint_mode_saves(mode);
 }
 
+bool checkpoint_picture_shows(const struct checkpoint_case *cell) {
+    return cell->interval_count > 1 && cell->modes[CHECKPOINT_OFF];
+}
+
 /* ---- characters ------------------------------------------------------------------------------ */
 
 enum { ROWS_PER_DECADE = 4, DECADES = 4, ROWS = ROWS_PER_DECADE * DECADES + 1, COLUMN = 9 };
@@ -56,7 +60,7 @@ static void print_row(const struct checkpoint_case *cell, size_t row, FILE *out)
 }
 
 void checkpoint_picture_print(const struct checkpoint_case *cell, FILE *out) {
-    if (cell->interval_count < 2) {
+    if (!checkpoint_picture_shows(cell)) {
         return;
     }
     fprintf(out, "\n  %s, %s state: throughput lost, %%\n", cell->place, cell->state);

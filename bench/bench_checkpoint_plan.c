@@ -154,7 +154,6 @@ enum status checkpoint_plan_make(const struct options *options, struct checkpoin
     }
     TRY(each_word(out, "modes", options->modes, take_mode,
                   "off, copy, sync, sync+zstd, async, async+zstd, direct, direct+zstd", err));
-    out->modes[CHECKPOINT_OFF] = out->modes[CHECKPOINT_COPY] = true; /* to compare with */
     TRY(each_word(out, "intervals", choose(options, "intervals", options->intervals, "1,10,epoch"),
                   take_interval, "numbers of steps from 1 to 1000000, or epoch", err));
     TRY(each_word(out, "sizes", choose(options, "sizes", options->sizes, "real,1.7"), take_size,

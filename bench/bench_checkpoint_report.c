@@ -129,15 +129,28 @@ static void print_stall(double microseconds, FILE *table) {
 static void print_stalls(const struct checkpoint_case *cell, size_t interval,
                          enum checkpoint_mode mode, FILE *table) {
     char every[24];
-    const struct bench_spread lost =
-        checkpoint_spread(cell, interval, mode, offsetof(struct checkpoint_round, lost), 100);
+    double losses[BENCH_REPEATS_MAX];
+    for (unsigned i = 0; i < cell->repeats; i++) {
+        losses[i] = cell->rounds[interval][mode][i].lost * 100;
+    }
+    const struct bench_spread lost = bench_clock_spread(losses, cell->repeats);
+    const struct bench_interval likely = bench_clock_confidence(losses, cell->repeats);
     fprintf(table, "  %5s %-11s %9.3f", checkpoint_interval_name(cell, interval, every),
             checkpoint_mode_name(mode), MEDIAN(step_seconds, 1e3));
     if (mode == CHECKPOINT_OFF) {
         fprintf(table, "\n");
         return;
     }
-    fprintf(table, " %7.2f (%6.2f to %6.2f)", lost.median, lost.min, lost.max);
+    if (isnan(lost.median)) {
+        fprintf(table, " %26s", "-");
+    } else {
+        fprintf(table, " %7.2f (%6.2f to %6.2f)", lost.median, lost.min, lost.max);
+    }
+    if (isnan(likely.low)) {
+        fprintf(table, " %15s", "-");
+    } else {
+        fprintf(table, " %5.2f to %6.2f", likely.low, likely.high);
+    }
     print_stall(MEDIAN(stall_p50, 1e6), table);
     print_stall(MEDIAN(stall_p99, 1e6), table);
     print_stall(MEDIAN(stall_max, 1e6), table);
@@ -205,9 +218,9 @@ void checkpoint_report_case(const struct checkpoint_case *cell, struct bench_rep
     }
     fprintf(table, "\n%s, %s state: medians of %u repeats; stalls are of one save\n", cell->place,
             cell->state, cell->repeats);
-    fprintf(table, "  %5s %-11s %9s %26s %9s %9s %9s %9s %6s %6s %6s %6s\n", "every", "mode",
-            "step ms", "throughput lost %", "stall p50", "p99", "max us", "cpu p99", "asked",
-            "done", "skip", "delay");
+    fprintf(table, "  %5s %-11s %9s %26s %15s %9s %9s %9s %9s %6s %6s %6s %6s\n", "every", "mode",
+            "step ms", "throughput lost %", "95 % of median", "stall p50", "p99", "max us",
+            "cpu p99", "asked", "done", "skip", "delay");
     print_cells(cell, false, print_stalls, table);
     fprintf(table,
             "\n  %5s %-11s %8s %8s %8s %8s %8s %8s %8s %8s %8s %8s %6s %8s   (ms; MB/s of "
@@ -249,6 +262,31 @@ void checkpoint_report_restore(const struct checkpoint_case *cell,
                 cell->place);
     }
     report_restore(cell, "warm", restore->warm, restore->repeats, restore->bytes, report, table);
+}
+
+void checkpoint_report_encoding(const struct checkpoint_case *cell,
+                                const struct checkpoint_encoding *encoding,
+                                struct bench_report *report, FILE *table) {
+    char section[128];
+    unsigned n = encoding->repeats;
+    double ratio = encoding->raw_bytes / encoding->bytes;
+    double zstd_ratio = encoding->raw_bytes / encoding->zstd_bytes;
+    snprintf(section, sizeof section, "%s, %s, encode", cell->place, cell->state);
+    bench_report_section(report, section);
+    bench_report_figure(report, "speed", "MB/s", 1e-6, encoding->speed, n);
+    bench_report_figure(report, "ratio", "", 1.0, &ratio, 1);
+    bench_report_figure(report, "zstd alone, speed", "MB/s", 1e-6, encoding->zstd_speed, n);
+    bench_report_figure(report, "zstd alone, ratio", "", 1.0, &zstd_ratio, 1);
+    bench_report_figure(report, "share of zstd's speed", "", 1.0, encoding->share, n);
+    const struct bench_spread ours = bench_clock_spread(encoding->speed, n);
+    const struct bench_spread theirs = bench_clock_spread(encoding->zstd_speed, n);
+    const struct bench_spread share = bench_clock_spread(encoding->share, n);
+    fprintf(table,
+            "  encode, level %d, %u thread%s: %.0f MB/s (%.0f to %.0f), ratio %.3f; zstd alone, 1 "
+            "thread: %.0f MB/s (%.0f to %.0f), ratio %.3f; %.2f times its speed (%.2f to %.2f)\n",
+            encoding->level, encoding->threads, encoding->threads == 1 ? "" : "s",
+            ours.median * 1e-6, ours.min * 1e-6, ours.max * 1e-6, ratio, theirs.median * 1e-6,
+            theirs.min * 1e-6, theirs.max * 1e-6, zstd_ratio, share.median, share.min, share.max);
 }
 
 void checkpoint_report_kills(const char *place, const struct checkpoint_kills *kills,

@@ -3,8 +3,8 @@
  * CSV: storage,state,mode,interval,repeat and one field for every checkpoint_columns entry
  * ("stall p99" in us is stall_p99_us); a line for every repeat of every cell, empty fields where a
  * mode has no such figure, and for a p99 of fewer than 100 calls. JSON: bench_report.h; sections
- * "dir, real, async+zstd, every 10", "dir, real, restore, cold" and "dir, kill, async+zstd"; a
- * figure that a repeat lacks is null; facts "left out: tmpfs, 330 MB" and "left out: tmpfs, kill"
+ * "dir, real, async+zstd, every 10", "dir, real, restore, cold", "dir, real, encode" and "dir, kill,
+ * async+zstd"; a figure that a repeat lacks is null; facts "left out: tmpfs, 330 MB" and "left out: tmpfs, kill"
  * say why, the fact "incomplete" what ended the benchmark early.
  *
  * THREADS: the main thread.
@@ -49,16 +49,21 @@ void checkpoint_report_case(const struct checkpoint_case *cell, struct bench_rep
 void checkpoint_report_restore(const struct checkpoint_case *cell,
                                const struct checkpoint_restore *restore,
                                struct bench_report *report, FILE *table);
+void checkpoint_report_encoding(const struct checkpoint_case *cell,
+                                const struct checkpoint_encoding *encoding,
+                                struct bench_report *report, FILE *table);
 void checkpoint_report_kills(const char *place, const struct checkpoint_kills *kills,
                              struct bench_report *report, FILE *table);
 
 /* ---- pictures -------------------------------------------------------------------------------- */
 
-/* Throughput lost against the interval, a line for each mode, with characters. Nothing when the
- * case has fewer than two intervals. */
+/* Is there a loss of throughput at two intervals or more to draw? */
+bool checkpoint_picture_shows(const struct checkpoint_case *cell);
+
+/* Throughput lost against the interval, a line for each mode, with characters; or nothing. */
 void checkpoint_picture_print(const struct checkpoint_case *cell, FILE *out);
 
-/* The same of all `cases` [count] with two intervals or more as a PNG by gnuplot. *drawn is false,
+/* The same of `cases` [count], all of which have something to show, as a PNG by gnuplot. *drawn is false,
  * with STATUS_OK, when there is no gnuplot. STATUS_IO when it fails, STATUS_OUTPUT when
  * the file cannot be written. */
 MUST_USE enum status checkpoint_picture_draw(const struct checkpoint_case *const *cases,

@@ -96,14 +96,20 @@ static enum status restore_in_parts(struct checkpoint_trainee *trainee,
     return status;
 }
 
+enum status checkpoint_restore_read(struct checkpoint_trainee *trainee, struct checkpoint **out,
+                                    struct error *err) {
+    char path[FILE_PATH_CAPACITY];
+    TRY(store_load_newest(&file_posix, store_directory(trainee->store), NULL, NULL, out, path,
+                          err));
+    CHECK(*out != NULL, err, STATUS_INTERNAL, "there is no checkpoint to restore");
+    return STATUS_OK;
+}
+
 static enum status restore_whole(struct checkpoint_trainee *trainee, double *seconds,
                                  struct error *err) {
-    char path[FILE_PATH_CAPACITY];
     struct checkpoint *checkpoint;
     double begin = bench_clock_now();
-    TRY(store_load_newest(&file_posix, store_directory(trainee->store), NULL, NULL, &checkpoint,
-                          path, err));
-    CHECK(checkpoint != NULL, err, STATUS_INTERNAL, "there is no checkpoint to restore");
+    TRY(checkpoint_restore_read(trainee, &checkpoint, err));
     enum status status = trainee->load(trainee, checkpoint, err);
     *seconds = bench_clock_now() - begin;
     checkpoint_free(checkpoint);

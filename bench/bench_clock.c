@@ -1,6 +1,7 @@
 #include "bench/bench_clock.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -64,11 +65,33 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-struct bench_spread bench_clock_spread(const double *samples, unsigned count) {
+static void sort(double sorted[BENCH_REPEATS_MAX], const double *samples, unsigned count) {
     assert(count > 0 && count <= BENCH_REPEATS_MAX);
-    double sorted[BENCH_REPEATS_MAX];
     memcpy(sorted, samples, count * sizeof *sorted);
     qsort(sorted, count, sizeof *sorted, by_value);
+}
+
+struct bench_spread bench_clock_spread(const double *samples, unsigned count) {
+    double sorted[BENCH_REPEATS_MAX];
+    sort(sorted, samples, count);
     double median = (sorted[(count - 1) / 2] + sorted[count / 2]) / 2.0;
     return (struct bench_spread){median, sorted[0], sorted[count - 1]};
+}
+
+/* The median lies below the sample of rank r (from 0) when r samples or fewer fell below it, which is
+ * as likely as r heads or fewer in `count` tosses of a coin. */
+struct bench_interval bench_clock_confidence(const double *samples, unsigned count) {
+    double sorted[BENCH_REPEATS_MAX];
+    sort(sorted, samples, count);
+    double heads = pow(0.5, count), at_most = heads; /* exactly `rank` of them; so many or fewer */
+    unsigned rank = 0;
+    while (at_most <= 0.025) {
+        heads *= (double)(count - rank) / (double)(rank + 1);
+        rank++;
+        at_most += heads;
+    }
+    if (rank == 0) {
+        return (struct bench_interval){(double)NAN, (double)NAN};
+    }
+    return (struct bench_interval){sorted[rank - 1], sorted[count - rank]};
 }

@@ -24,7 +24,7 @@
 extern "C" {
 #endif
 
-enum { BENCH_REPEATS_MAX = 31 };
+enum { BENCH_REPEATS_MAX = 255 };
 
 struct bench_effort {
     unsigned repeats;      /* samples of each subject, 1 to BENCH_REPEATS_MAX */
@@ -54,6 +54,15 @@ struct bench_spread {
 
 /* Of 1 to BENCH_REPEATS_MAX samples, which stay as they are. */
 struct bench_spread bench_clock_spread(const double *samples, unsigned count);
+
+struct bench_interval {
+    double low, high;
+};
+
+/* Holds the median of what was sampled with a confidence of 95 % or more, however it is distributed:
+ * two of the samples, chosen by their rank (the sign test's interval). NaN for fewer than six
+ * samples. */
+struct bench_interval bench_clock_confidence(const double *samples, unsigned count);
 
 /* Seconds of a clock that never goes back. */
 double bench_clock_now(void);

@@ -130,6 +130,11 @@ void bench_report_figure(struct bench_report *report, const char *name, const ch
     add(report, figure, "median", bench_json_number(spread.median));
     add(report, figure, "min", bench_json_number(spread.min));
     add(report, figure, "max", bench_json_number(spread.max));
+    struct bench_interval likely = bench_clock_confidence(scaled, count);
+    if (!isnan(likely.low)) {
+        add(report, figure, "median_low", bench_json_number(likely.low));
+        add(report, figure, "median_high", bench_json_number(likely.high));
+    }
     add(report, figure, "samples", list);
     report->failed = json_array_append_new(report->figures, figure) != 0 || report->failed;
 }

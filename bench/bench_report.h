@@ -4,7 +4,8 @@
  * JSON: {"program", "version", "benchmark", "format": 1, "machine": {"processor", "cores",
  * "memory_bytes", "system"}, "device": {"name", "description", "kernel_path", "threads"} or null,
  * "options": {name: text}, "repeats", "facts": {name: text or number}, "figures": [{"section",
- * "name", "unit", "median", "min", "max", "samples": [...]}]}. A figure is found by section and
+ * "name", "unit", "median", "min", "max", "samples": [...]}]}, with "median_low" and "median_high"
+ * where there are six samples or more (bench_clock_confidence). A figure is found by section and
  * name, which are unique together. Texts that are not UTF-8 are escaped (bench_json.h).
  *
  * Usage:

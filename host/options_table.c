@@ -379,7 +379,7 @@ const struct option_row option_rows[] = {
     {ROW("ascii", ascii, FLAG, NULL, "off", FREE), .shown = "off; on where the locale is not UTF-8",
      .help = "plain characters, no braille", .commands = PLOT, .group = GROUP_OUTPUT},
 
-    {ROW("repeats", repeats, U64, "N", "5", FREE), RANGE(1, 31),
+    {ROW("repeats", repeats, U64, "N", "5", FREE), RANGE(1, 255),
      .help = "measure this often; median, least and most are shown", .commands = BENCHES,
      .group = GROUP_BENCH},
     {ROW("section", section, STRING, "NAME", "all", FREE), .choices = section_choices,
@@ -388,9 +388,11 @@ const struct option_row option_rows[] = {
     {ROW("quick", quick, FLAG, NULL, "off", FREE),
      .help = "tiny sizes and two repeats where none are given, to see that all of it works",
      .commands = BENCH_OPS | BENCH_CHECKPOINT, .group = GROUP_BENCH},
-    {ROW("modes", modes, STRING, "LIST", "off,sync,sync+zstd,async,async+zstd,direct,direct+zstd",
-         FREE),
-     .help = "ways to save; with zstd at --compression-level (its 1 and 2 store what hardly "
+    {ROW("modes", modes, STRING, "LIST",
+         "off,copy,sync,sync+zstd,async,async+zstd,direct,direct+zstd", FREE),
+     .help = "ways to save; off, to tell what they cost in throughput, and copy, one copy of the "
+             "state in memory, to compare a stall with; with zstd at --compression-level (its 1 "
+             "and 2 store what hardly "
              "shrinks), without at level -7, which stores numbers as they are; direct, of a GPU "
              "only: no copy on the device first",
      .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},

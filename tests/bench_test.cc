@@ -156,6 +156,30 @@ TEST(BenchClock, Spread) {
     EXPECT_DOUBLE_EQ(bench_clock_spread(even, 4).median, 3.0);
 }
 
+// Which of so many samples in order, counted from 1, tables of the sign test name as the ends of the
+// interval (Conover, Practical Nonparametric Statistics, 3.2).
+TEST(BenchClock, TheMediansConfidenceIntervalIsThatOfTheSignTest) {
+    const struct {
+        unsigned count;
+        double low, high;
+    } cases[] = {{6, 1, 6}, {9, 2, 8}, {10, 2, 9}, {20, 6, 15}, {25, 8, 18}, {100, 40, 61}};
+    for (const auto &known : cases) {
+        SCOPED_TRACE(known.count);
+        std::vector<double> samples(known.count);
+        for (unsigned i = 0; i < known.count; i++) {
+            samples[i] = known.count - i;
+        }
+        const bench_interval interval = bench_clock_confidence(samples.data(), known.count);
+        EXPECT_EQ(interval.low, known.low);
+        EXPECT_EQ(interval.high, known.high);
+    }
+    const double few[] = {1, 2, 3, 4, 5};
+    EXPECT_TRUE(std::isnan(bench_clock_confidence(few, 5).low));
+    EXPECT_TRUE(std::isnan(bench_clock_confidence(few, 1).high));
+    std::vector<double> most(BENCH_REPEATS_MAX, 7.0);
+    EXPECT_EQ(bench_clock_confidence(most.data(), BENCH_REPEATS_MAX).low, 7.0);
+}
+
 // ---- counted operations, the peak ----
 
 TEST(BenchOpsCount, IsThatOfTheMathematics) {
