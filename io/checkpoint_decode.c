@@ -1,20 +1,17 @@
+/* checkpoint_decode.c - from the bytes of a file to tensors of which every bit was verified. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 #include <zstd.h>
 
 #include "host/base/memory.h"
 #include "host/base/parallel.h"
 #include "host/base/text.h"
 #include "io/checkpoint.h"
+#include "io/checkpoint_container.h"
 #include "io/checkpoint_layout.h"
 #include "io/safetensors.h"
-
-/* No zstd block says more with less: four bytes can stand for 128 KiB of one value. What a frame
- * claims beyond that is a lie, so memory for it is never asked for. */
-#define RATIO_MAX 32768
 
 #define TENSOR_ALIGNMENT 64 /* in memory; the header promises 8 */
 
@@ -27,69 +24,6 @@ struct memory {
     struct safetensors_header header;
     uint8_t *data;
 };
-
-/* ---- one zstd frame ---- */
-
-struct frame {
-    const uint8_t *bytes;
-    size_t size;            /* of the frame */
-    uint64_t content_bytes; /* what it claims to decompress to */
-};
-
-/* The largest distance back in the content that a frame's data may refer to, from its header (RFC
- * 8878, 3.1.1.1.2); 0 when the frame is a single segment and needs no window. */
-static uint64_t frame_window_bytes(const uint8_t *frame) {
-    bool single_segment = (frame[4] & 0x20) != 0;
-    if (single_segment) {
-        return 0;
-    }
-    uint64_t base = (uint64_t)1 << (10 + (frame[5] >> 3));
-    return base + base / 8 * (frame[5] & 7);
-}
-
-/* Find the zstd frame at `offset` and read what its header says; nothing is decompressed. */
-static enum status read_frame(const uint8_t *bytes, size_t size, size_t offset, struct frame *out,
-                              struct error *err) {
-    const uint8_t *at = bytes + offset;
-    size_t left = size - offset;
-    CHECK(left >= 4 && layout_get32(at) == LAYOUT_FRAME_MAGIC, err, STATUS_CORRUPT,
-          "a zstd frame is expected at byte %zu and there is none", offset);
-    size_t frame_bytes = ZSTD_findFrameCompressedSize(at, left);
-    CHECK(!ZSTD_isError(frame_bytes), err, STATUS_CORRUPT,
-          "the zstd frame at byte %zu is cut off or damaged: %s", offset,
-          ZSTD_getErrorName(frame_bytes));
-    uint8_t descriptor = at[4];
-    CHECK((descriptor & 0x04) != 0, err, STATUS_CORRUPT,
-          "the zstd frame at byte %zu has no content checksum", offset);
-    CHECK((descriptor & 0x0B) == 0, err, STATUS_CORRUPT,
-          "the zstd frame at byte %zu has a dictionary or an unknown flag", offset);
-    CHECK(frame_window_bytes(at) <= (uint64_t)1 << CHECKPOINT_WINDOW_LOG_MAX, err, STATUS_CORRUPT,
-          "the zstd frame at byte %zu asks for a window of more than %d bytes", offset,
-          1 << CHECKPOINT_WINDOW_LOG_MAX);
-    unsigned long long content_bytes = ZSTD_getFrameContentSize(at, left);
-    CHECK(content_bytes != ZSTD_CONTENTSIZE_UNKNOWN && content_bytes != ZSTD_CONTENTSIZE_ERROR, err,
-          STATUS_CORRUPT, "the zstd frame at byte %zu does not say how large its content is",
-          offset);
-    CHECK(content_bytes <= CHECKPOINT_FRAME_BYTES && content_bytes / RATIO_MAX <= frame_bytes, err,
-          STATUS_CORRUPT, "the zstd frame at byte %zu (%zu bytes) claims to hold %llu bytes",
-          offset, frame_bytes, content_bytes);
-    *out = (struct frame){at, frame_bytes, content_bytes};
-    return STATUS_OK;
-}
-
-/* Decompress a frame into exactly the `content_bytes` bytes that it claims. zstd checks the content
- * checksum. */
-static enum status decompress(ZSTD_DCtx *zstd, const struct frame *frame, const uint8_t *file,
-                              uint8_t *content, struct error *err) {
-    size_t result =
-        ZSTD_decompressDCtx(zstd, content, (size_t)frame->content_bytes, frame->bytes, frame->size);
-    CHECK(!ZSTD_isError(result), err, STATUS_CORRUPT, "the zstd frame at byte %zu is damaged: %s",
-          (size_t)(frame->bytes - file), ZSTD_getErrorName(result));
-    CHECK(result == frame->content_bytes, err, STATUS_CORRUPT,
-          "the zstd frame at byte %zu holds %zu bytes and claims %" PRIu64,
-          (size_t)(frame->bytes - file), result, frame->content_bytes);
-    return STATUS_OK;
-}
 
 /* ---- the header's content ---- */
 
@@ -116,106 +50,6 @@ static enum status check_version(const struct safetensors_header *header, bool r
                          "use the version of Cairn that wrote it, or a newer one",
                          text_escape(version, strlen(version), shown, sizeof shown), known);
     }
-    return STATUS_OK;
-}
-
-/* ---- the container ---- */
-
-/* A compressed checkpoint on its way to being trusted. */
-struct container {
-    const uint8_t *bytes;
-    size_t size;
-    struct frame header_frame;
-    size_t digest_offset; /* where the digest frame must start: everything before it is digested */
-    size_t table_offset;  /* where the seek table must start */
-    uint64_t frames;      /* zstd frames, the header's included */
-};
-
-static const uint8_t *table_entry(const struct container *container, uint64_t index) {
-    return container->bytes + container->table_offset + LAYOUT_SKIPPABLE_HEADER_BYTES +
-           index * LAYOUT_SEEK_ENTRY_BYTES;
-}
-
-/* The header says how many frames there are, so the end of the file has one possible form. */
-static enum status check_end(struct container *container, uint64_t data_bytes, struct error *err) {
-    const uint8_t *end = container->bytes + container->size;
-    container->frames = 1 + layout_data_frames(data_bytes);
-    uint64_t entries = container->frames + 1;
-    size_t table_bytes = layout_seek_table_bytes(entries);
-    CHECK(container->size >= container->header_frame.size + LAYOUT_DIGEST_FRAME_BYTES + table_bytes,
-          err, STATUS_CORRUPT,
-          "the file is cut off: %zu bytes cannot hold the %" PRIu64 " bytes of its tensors",
-          container->size, data_bytes);
-    container->table_offset = container->size - table_bytes;
-    container->digest_offset = container->table_offset - LAYOUT_DIGEST_FRAME_BYTES;
-    const uint8_t *footer = end - LAYOUT_SEEK_FOOTER_BYTES;
-    CHECK(layout_get32(footer + 5) == LAYOUT_SEEKABLE_FOOTER, err, STATUS_CORRUPT,
-          "the file does not end with a seek table: it is cut off, or something was appended");
-    const uint8_t *table = container->bytes + container->table_offset;
-    CHECK(layout_get32(footer) == entries && footer[4] == LAYOUT_SEEK_DESCRIPTOR &&
-              layout_get32(table) == LAYOUT_SEEK_MAGIC &&
-              layout_get32(table + 4) == table_bytes - LAYOUT_SKIPPABLE_HEADER_BYTES,
-          err, STATUS_CORRUPT,
-          "the seek table at byte %zu is damaged: a table of %" PRIu64 " entries is expected",
-          container->table_offset, entries);
-    return STATUS_OK;
-}
-
-static enum status check_entry(const struct container *container, uint64_t index,
-                               size_t frame_bytes, uint64_t content_bytes, uint32_t checksum,
-                               struct error *err) {
-    const uint8_t *entry = table_entry(container, index);
-    CHECK(layout_get32(entry) == frame_bytes && layout_get32(entry + 4) == content_bytes &&
-              layout_get32(entry + 8) == checksum,
-          err, STATUS_CORRUPT,
-          "entry %" PRIu64 " of the seek table (%" PRIu32 " bytes, content %" PRIu32
-          ", checksum %08" PRIx32 ") is not what the file holds (%zu, %" PRIu64 ", %08" PRIx32 ")",
-          index, layout_get32(entry), layout_get32(entry + 4), layout_get32(entry + 8), frame_bytes,
-          content_bytes, checksum);
-    return STATUS_OK;
-}
-
-/* Walk the frames: each holds what the header's sizes say, each is what its entry says, and they
- * end where the digest frame starts. */
-static enum status check_frames(const struct container *container, uint64_t data_bytes,
-                                struct error *err) {
-    size_t offset = 0;
-    uint64_t left = data_bytes;
-    for (uint64_t i = 0; i < container->frames; i++) {
-        struct frame frame;
-        TRY(read_frame(container->bytes, container->digest_offset, offset, &frame, err));
-        if (i > 0) {
-            uint64_t expected = left < CHECKPOINT_FRAME_BYTES ? left : CHECKPOINT_FRAME_BYTES;
-            CHECK(frame.content_bytes == expected, err, STATUS_CORRUPT,
-                  "the zstd frame at byte %zu holds %" PRIu64 " bytes, %" PRIu64 " are expected",
-                  offset, frame.content_bytes, expected);
-            left -= expected;
-        }
-        uint32_t checksum = layout_get32(frame.bytes + frame.size - LAYOUT_CHECKSUM_BYTES);
-        TRY(check_entry(container, i, frame.size, frame.content_bytes, checksum, err));
-        offset += frame.size;
-    }
-    CHECK(offset == container->digest_offset, err, STATUS_CORRUPT,
-          "the frames end at byte %zu, the digest frame would start at byte %zu", offset,
-          container->digest_offset);
-    return check_entry(container, container->frames, LAYOUT_DIGEST_FRAME_BYTES, 0,
-                       LAYOUT_CHECKSUM_OF_NOTHING, err);
-}
-
-static enum status check_digest(const struct container *container, char hex[33],
-                                struct error *err) {
-    const uint8_t *digest = container->bytes + container->digest_offset;
-    CHECK(layout_get32(digest) == LAYOUT_DIGEST_MAGIC &&
-              layout_get32(digest + 4) == LAYOUT_DIGEST_BYTES,
-          err, STATUS_CORRUPT, "the digest frame at byte %zu is damaged", container->digest_offset);
-    XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits(container->bytes, container->digest_offset));
-    CHECK(
-        memcmp(canonical.digest, digest + LAYOUT_SKIPPABLE_HEADER_BYTES, LAYOUT_DIGEST_BYTES) == 0,
-        err, STATUS_CORRUPT,
-        "the digest of the first %zu bytes is not the one in the digest frame: the file is damaged",
-        container->digest_offset);
-    checkpoint_digest_text(canonical.digest, hex);
     return STATUS_OK;
 }
 
@@ -326,10 +160,9 @@ static enum status check_tensor_digests(const struct safetensors_header *header,
 /* ---- compressed checkpoints ---- */
 
 /* Decompress the header's frame into a buffer of its own and parse it. */
-static enum status read_header_frame(ZSTD_DCtx *zstd, struct container *container,
+static enum status read_header_frame(ZSTD_DCtx *zstd, const struct checkpoint_container *container,
                                      struct safetensors_header *header, struct error *err) {
-    struct frame *frame = &container->header_frame;
-    TRY(read_frame(container->bytes, container->size, 0, frame, err));
+    const struct container_frame *frame = &container->header_frame;
     CHECK(frame->content_bytes >= SAFETENSORS_LENGTH_BYTES &&
               frame->content_bytes <= SAFETENSORS_LENGTH_BYTES + CHECKPOINT_HEADER_BYTES_MAX,
           err, STATUS_CORRUPT,
@@ -338,7 +171,7 @@ static enum status read_header_frame(ZSTD_DCtx *zstd, struct container *containe
           SAFETENSORS_LENGTH_BYTES + CHECKPOINT_HEADER_BYTES_MAX);
     uint8_t *content = malloc((size_t)frame->content_bytes);
     CHECK(content != NULL, err, STATUS_MEMORY, "no memory for the header of a checkpoint");
-    enum status status = decompress(zstd, frame, container->bytes, content, err);
+    enum status status = checkpoint_container_decompress(container, zstd, frame, content, err);
     uint64_t json_bytes = frame->content_bytes - SAFETENSORS_LENGTH_BYTES;
     if (status == STATUS_OK && safetensors_length(content) != json_bytes) {
         status = error_set(err, STATUS_CORRUPT,
@@ -355,7 +188,7 @@ static enum status read_header_frame(ZSTD_DCtx *zstd, struct container *containe
 
 /* What the lanes that take the data out of their frames share. */
 struct data_work {
-    const struct container *container;
+    const struct checkpoint_container *container;
     const struct safetensors_header *header;
     const size_t *offsets; /* [frames] in the file */
     char (*digest)[33];
@@ -369,42 +202,29 @@ struct data_work {
  * its tensor directly where it can. */
 static enum status read_data_task(void *context, unsigned lane, uint64_t index, struct error *err) {
     struct data_work *work = context;
-    const struct container *container = work->container;
+    const struct checkpoint_container *container = work->container;
     if (index == 0) {
-        return check_digest(container, *work->digest, err);
+        return checkpoint_container_check_digest(container, *work->digest, err);
     }
-    /* check_frames has compared these two numbers with the frame itself. */
-    struct frame frame = {container->bytes + work->offsets[index],
-                          layout_get32(table_entry(container, index)),
-                          layout_get32(table_entry(container, index) + 4)};
+    struct container_frame frame = checkpoint_container_frame(container, work->offsets, index);
     struct stretch at = find_stretch(work->header, (index - 1) * CHECKPOINT_FRAME_BYTES);
     ZSTD_DCtx *zstd = work->lanes[lane].zstd;
     if (frame.content_bytes <= tensor_known_bytes(at.tensor) - at.skip) {
-        return decompress(zstd, &frame, container->bytes, (uint8_t *)at.tensor->data + at.skip,
-                          err);
+        return checkpoint_container_decompress(container, zstd, &frame,
+                                               (uint8_t *)at.tensor->data + at.skip, err);
     }
     uint8_t *content = work->lanes[lane].content;
-    TRY(decompress(zstd, &frame, container->bytes, content, err));
+    TRY(checkpoint_container_decompress(container, zstd, &frame, content, err));
     deal(at, content, (size_t)frame.content_bytes);
     return STATUS_OK;
 }
 
-static size_t *list_offsets(const struct container *container) {
-    size_t *offsets = malloc((size_t)container->frames * sizeof offsets[0]);
-    size_t offset = 0;
-    for (uint64_t i = 0; offsets != NULL && i < container->frames; i++) {
-        offsets[i] = offset;
-        offset += layout_get32(table_entry(container, i));
-    }
-    return offsets;
-}
-
 /* Digest the file and take all data out of their frames into the tensors. */
-static enum status read_data(const struct container *container, const struct memory *memory,
-                             char digest[33], struct error *err) {
+static enum status read_data(const struct checkpoint_container *container,
+                             const struct memory *memory, char digest[33], struct error *err) {
     const struct safetensors_header *header = &memory->header;
     struct data_work work = {.container = container, .header = header};
-    size_t *offsets = list_offsets(container);
+    size_t *offsets = checkpoint_container_offsets(container);
     work.offsets = offsets;
     work.digest = (char(*)[33])digest;
     unsigned lanes = lanes_for(header->data_bytes);
@@ -428,13 +248,13 @@ static enum status read_data(const struct container *container, const struct mem
 static enum status read_compressed(ZSTD_DCtx *zstd, const uint8_t *bytes, size_t size,
                                    struct memory *memory, struct checkpoint *out,
                                    struct error *err) {
-    struct container container = {.bytes = bytes, .size = size};
+    struct checkpoint_container container;
     struct safetensors_header *header = &memory->header;
     double begin = clock_monotonic_seconds();
+    TRY(checkpoint_container_open(bytes, size, &container, err));
     TRY(read_header_frame(zstd, &container, header, err));
     TRY(check_version(header, true, err));
-    TRY(check_end(&container, header->data_bytes, err));
-    TRY(check_frames(&container, header->data_bytes, err));
+    TRY(checkpoint_container_check(&container, header->data_bytes, err));
     double decompress = clock_monotonic_seconds();
     TRY(place_tensors(memory, err));
     TRY(read_data(&container, memory, out->digest, err));

@@ -6,7 +6,7 @@
  *     digest frame (skippable): XXH3-128 of all bytes before it
  *     seek table (skippable): one entry per frame above, the digest frame included
  *
- * Private to io/checkpoint_encode.c, io/checkpoint_frames.c and io/checkpoint_decode.c.
+ * Private to io/checkpoint_encode.c, _frames.c, _container.c and _decode.c.
  */
 #ifndef CAIRN_IO_CHECKPOINT_LAYOUT_H
 #define CAIRN_IO_CHECKPOINT_LAYOUT_H

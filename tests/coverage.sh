@@ -47,7 +47,7 @@ tests=(arena_test base_test checkpoint_frames_test checkpoint_refuse_test checkp
 fuzzed=(checkpoint csv jsonl safetensors state)
 # What must be explained branch by branch.
 explained='io/(publish|store|store_lock|store_state|store_trainer|writer|writer_targets|file|file_posix'
-explained+='|checkpoint_decode|checkpoint_frames|safetensors)\.c'
+explained+='|checkpoint_container|checkpoint_decode|checkpoint_frames|safetensors)\.c'
 
 if [ "$report" -eq 0 ]; then
     cmake -S "$root" -B "$build" -DCAIRN_COVERAGE=ON -DCAIRN_CUDA=off -DCMAKE_BUILD_TYPE=Coverage \
