@@ -12,11 +12,12 @@
  *
  * A cell is one mode at one interval of one trainee in one place. The cells of one interval take
  * turns, repeat by repeat, and make the same steps on the same batches; what a mode costs is taken
- * from pairs of blocks of the same repeat, itself against `off`. What the writer has still to do
- * after the last step of a block is not in its time. A save begins in the middle of an interval, so
- * it is done by then where it takes less than half of one; saves of a large state may take longer,
- * so its blocks have five intervals (without --quick and --saves), and the writer may be at work in
- * all of a block but the first half of an interval.
+ * from pairs of blocks of the same repeat, itself against `off`. Not in a block's time: a writer's
+ * first save, which comes before the first step as in a run of the trainer, and what the writer has
+ * still to do after the last step. A save begins in the middle of an interval, so it is done by
+ * then where it takes less than half of one; saves of a large state may take longer, so its blocks
+ * have five intervals (without --quick and --saves), and the writer may be at work in all of a
+ * block but the first half of an interval.
  *
  * The mode `copy` is no way to save: where a save is due it copies the state once into one of two
  * buffers and waits for it. It says what the least stall is that a snapshot can have, measured like
@@ -232,7 +233,8 @@ struct checkpoint_restore {
     double bytes; /* of the tensors */
 };
 
-/* Read the newest checkpoint of the trainee's directory, for who needs a state's bytes; the caller frees *out (checkpoint_free). */
+/* Read the newest checkpoint of the trainee's directory, for who needs a state's bytes; the caller
+ * frees *out (checkpoint_free). */
 MUST_USE enum status checkpoint_restore_read(struct checkpoint_trainee *trainee,
                                              struct checkpoint **out, struct error *err);
 /* Restore the newest checkpoint of the trainee's directory, cold and warm in turns.

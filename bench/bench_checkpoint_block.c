@@ -83,6 +83,7 @@ struct block {
     size_t calls, durable_count, capacity;
     struct save_result sums; /* of the saves that became durable */
     struct writer_settled settled;
+    struct writer_totals before; /* of the writer when the block began */
     double resident_before;
     struct error failure; /* of the first save that failed */
 };
@@ -234,6 +235,20 @@ static void close_block(struct block *block) {
     free(block->durables);
 }
 
+/* A run of the trainer saves its state before the first step, too: what a writer pays once, for memory
+ * that nobody has touched yet, is no part of a block. */
+static enum status begin_saving(struct block *block, struct error *err) {
+    enum save_outcome ignored;
+    TRY(block->trainee->save(block->trainee, &ignored, err));
+    writer_drain(block->writer);
+    poll_results(block);
+    memset(&block->sums, 0, sizeof block->sums);
+    block->durable_count = 0;
+    block->settled = writer_settled(block->writer);
+    block->before = writer_get_totals(block->writer);
+    return STATUS_OK;
+}
+
 /* ---- what it shows --------------------------------------------------------------------------- */
 
 static void describe_calls(struct block *block, struct checkpoint_round *out) {
@@ -247,13 +262,13 @@ static void describe_calls(struct block *block, struct checkpoint_round *out) {
 
 static void describe_saves(struct block *block, struct checkpoint_round *out) {
     const struct save_result *sums = &block->sums;
-    const struct writer_totals totals = writer_get_totals(block->writer);
+    const struct writer_totals totals = writer_get_totals(block->writer), *before = &block->before;
     double n = block->durable_count > 0 ? (double)block->durable_count : 1;
-    out->asked = (double)totals.requested;
-    out->done = (double)totals.saved;
-    out->skipped = (double)totals.skipped;
-    out->delayed = (double)totals.delayed;
-    out->failed = (double)totals.failed;
+    out->asked = (double)(totals.requested - before->requested);
+    out->done = (double)(totals.saved - before->saved);
+    out->skipped = (double)(totals.skipped - before->skipped);
+    out->delayed = (double)(totals.delayed - before->delayed);
+    out->failed = (double)(totals.failed - before->failed);
     out->durable_p50 = percentile(block->durables, block->durable_count, 50);
     out->durable_max = percentile(block->durables, block->durable_count, 100);
     out->snapshot = sums->snapshot_seconds / n;
@@ -285,6 +300,9 @@ static enum status run_block(struct block *block, const struct checkpoint_plan *
                              struct error *err) {
     TRY(open_block(block, plan, err));
     TRY(block->trainee->rewind(block->trainee, err));
+    if (block->writer != NULL) {
+        TRY(begin_saving(block, err));
+    }
     double begin = bench_clock_now();
     TRY(make_steps(block, interval, steps, err));
     out->seconds = bench_clock_now() - begin;
