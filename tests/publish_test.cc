@@ -259,6 +259,26 @@ TEST(PublishFault, ShortWritesAreContinued) {
     }
 }
 
+TEST(PublishFault, ADiskThatIsFullAtAnyByteKeepsTheOldFile) {
+    MemoryFiles disk;
+    disk.put(kPath, kOld);
+    FaultyFiles files(disk.table());
+    files.short_writes(1000); // the byte may be the first, the last or any other of a write
+    struct error err;
+    for (size_t room = 0; room < new_bytes().size(); room++) {
+        files.room(room);
+        ASSERT_EQ(publish(files.table(), kPath, new_bytes(), &err), STATUS_IO) << room;
+        ASSERT_NE(strstr(err.message, "(ENOSPC)"), nullptr) << err.message;
+        ASSERT_EQ(files.room_used(), room);
+        ASSERT_EQ(disk.get(kPath), kOld) << room;
+        ASSERT_EQ(disk.names("/run").size(), 1u) << room;
+        ASSERT_EQ(disk.open_descriptors(), 0u);
+    }
+    files.room(new_bytes().size());
+    ASSERT_EQ(publish(files.table(), kPath, new_bytes(), &err), STATUS_OK);
+    EXPECT_EQ(disk.get(kPath), new_bytes());
+}
+
 TEST(PublishFault, AWriteThatTakesNothingIsAnErrorNotALoop) {
     MemoryFiles disk;
     disk.make_directory("/run");

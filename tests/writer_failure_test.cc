@@ -10,6 +10,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <set>
 #include <string>
 #include <thread>
@@ -100,6 +101,45 @@ TEST(WriterFailure, AnErrorInTheMiddleOfAWriteLeavesNoTemporary) {
     EXPECT_EQ(results[0].status, STATUS_OK) << results[0].message;
     EXPECT_EQ(run.problem_of(3), "");
     EXPECT_EQ(totals_text(run.totals()), "requested 3 saved 2 skipped 0 delayed 0 failed 1 lost 0");
+}
+
+// A disk with room for no byte of a save, for one, for two, and so on until it is saved: its
+// checkpoint, and the state file behind it.
+TEST(WriterFailure, ADiskThatIsFullAtAnyByteOfASaveKeepsWhatWasThere) {
+    SmallRun run(WRITER_BUSY_SKIP, FakeBackend::UNIFIED, 2);
+    for (uint64_t step : {1, 2}) {
+        run.save_step(step);
+        run.drain();
+    }
+    const std::map<std::string, std::string> before = run.disk.contents();
+    size_t unpublished = 0, published = 0;
+    for (bool saved = false; !saved;) {
+        const size_t room = unpublished + published;
+        run.files.room(room);
+        run.save_step(3);
+        const std::vector<struct save_result> results = run.drain();
+        ASSERT_EQ(results.size(), 1u);
+        SCOPED_TRACE(room);
+        saved = results[0].status == STATUS_OK;
+        if (!saved) {
+            ASSERT_EQ(results[0].status, STATUS_IO);
+            ASSERT_NE(strstr(results[0].message, "ENOSPC"), nullptr) << results[0].message;
+            ASSERT_EQ(run.files.room_used(), room);
+            // Whole and durable before the state file: it stays.
+            std::map<std::string, std::string> after = run.disk.contents();
+            const bool there = after.erase(run.path(ring_name(3))) > 0;
+            ASSERT_TRUE(there || published == 0);
+            ASSERT_EQ(there ? run.problem_of(3) : "", "");
+            ASSERT_TRUE(after == before);
+            run.disk.remove(run.path(ring_name(3)));
+            (there ? published : unpublished)++;
+        }
+    }
+    EXPECT_EQ(run.problem_of(3), "");
+    EXPECT_EQ(run.checkpoints(), (std::set<std::string>{ring_name(2), ring_name(3)}));
+    EXPECT_GT(unpublished, SmallRun::FLOATS); // they compress a little
+    EXPECT_GT(published, ring_name(3).size());
+    EXPECT_EQ(run.totals().failed, unpublished + published);
 }
 
 TEST_P(WriterFailureOnBoth, NonFiniteIsRefusedWhileTheOlderFilesStay) {

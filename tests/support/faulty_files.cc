@@ -1,5 +1,6 @@
 #include "tests/support/faulty_files.h"
 
+#include <errno.h>
 #include <fcntl.h>
 
 #include <algorithm>
@@ -26,6 +27,7 @@ void FaultyFiles::fail_where(Match match, int error_number) {
 void FaultyFiles::heal() {
     fail(0, 0, Once);
     fail_where(nullptr, 0);
+    room(SIZE_MAX);
 }
 
 void FaultyFiles::count_only(Match match) {
@@ -41,6 +43,17 @@ void FaultyFiles::after_effect(bool on) {
 void FaultyFiles::short_writes(size_t bytes) {
     std::lock_guard<std::mutex> guard(mutex_);
     short_bytes_ = bytes;
+}
+
+void FaultyFiles::room(size_t bytes) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    room_ = bytes;
+    room_used_ = 0;
+}
+
+size_t FaultyFiles::room_used() const {
+    std::lock_guard<std::mutex> guard(mutex_);
+    return room_used_;
 }
 
 void FaultyFiles::drop_file_fsync(bool on) {
@@ -195,8 +208,11 @@ struct FaultyTable {
             }
             return error;
         }
-        return inner(context)->write(inner(context)->context, fd, buffer,
-                                     most == 0 ? bytes : std::min(bytes, most));
+        size_t granted = most == 0 ? bytes : std::min(bytes, most);
+        if (!self(context)->take_room(granted, &granted)) {
+            return -ENOSPC;
+        }
+        return inner(context)->write(inner(context)->context, fd, buffer, granted);
     }
 
     static int fsync(void *context, int fd) {
@@ -297,6 +313,16 @@ FaultyFiles::FaultyFiles(const struct file_table *inner) : inner_(inner) {
 size_t FaultyFiles::short_write_bytes() const {
     std::lock_guard<std::mutex> guard(mutex_);
     return short_bytes_;
+}
+
+// As a disk does: a write that does not fit takes what is left, the one after it fails.
+bool FaultyFiles::take_room(size_t wanted, size_t *granted) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    *granted = std::min(wanted, room_ - room_used_);
+    room_used_ += *granted;
+    const bool full = wanted > 0 && *granted == 0;
+    failures_ += full ? 1 : 0;
+    return !full;
 }
 
 bool FaultyFiles::has_after_effect() const {

@@ -15,6 +15,7 @@
 #define CAIRN_TESTS_SUPPORT_FAULTY_FILES_H
 
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -42,7 +43,9 @@ class FaultyFiles {
     void count_only(Match match);    // which calls are counted (and can be the Nth); default: all
     void after_effect(bool on);      // a failing rename, unlink or mkdir happens all the same
     void short_writes(size_t bytes); // no write takes more than this at once; 0: as the inner table
-    size_t calls() const;            // counted calls
+    void room(size_t bytes);  // writes take so many bytes more, then it is ENOSPC, until heal
+    size_t room_used() const; // of them
+    size_t calls() const;     // counted calls
     size_t failures() const;
     std::string last_failure() const; // "fsync /run/x", "" when none failed
 
@@ -74,6 +77,7 @@ class FaultyFiles {
     Descriptor descriptor(int fd) const;
     Descriptor use(int fd);
     size_t short_write_bytes() const;
+    bool take_room(size_t wanted, size_t *granted);
     bool has_after_effect() const;
     void note_failed_fsync(int fd);
     bool drops_fsync(int fd);
@@ -89,6 +93,7 @@ class FaultyFiles {
     Match counted_, always_, held_, dropped_fsync_;
     size_t nth_ = 0, calls_ = 0, failures_ = 0, dropped_ = 0, uses_after_failed_fsync_ = 0;
     size_t short_bytes_ = 0, blocked_ = 0, passes_ = 0;
+    size_t room_ = SIZE_MAX, room_used_ = 0;
     int error_ = 0, always_error_ = 0;
     Repeat repeat_ = Once;
     std::string last_failure_;
