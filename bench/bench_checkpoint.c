@@ -31,6 +31,14 @@ struct bench {
 
 /* ---- one case -------------------------------------------------------------------------------- */
 
+static void name_state(double megabytes, char *out, size_t capacity) {
+    if (megabytes > 0) {
+        snprintf(out, capacity, "%g MB", megabytes);
+    } else {
+        snprintf(out, capacity, "real");
+    }
+}
+
 static void describe_case(const struct bench *bench, const struct checkpoint_place *place,
                           double megabytes, const struct checkpoint_trainee *trainee,
                           struct checkpoint_case *out) {
@@ -41,11 +49,7 @@ static void describe_case(const struct bench *bench, const struct checkpoint_pla
     memcpy(out->modes, plan->modes, sizeof out->modes);
     out->interval_count =
         checkpoint_plan_intervals(plan, trainee->made_up, trainee->state_bytes, out->intervals);
-    if (megabytes > 0) {
-        snprintf(out->state, sizeof out->state, "%g MB", megabytes);
-    } else {
-        snprintf(out->state, sizeof out->state, "real");
-    }
+    name_state(megabytes, out->state, sizeof out->state);
 }
 
 /* All modes at one interval, once. Who comes first changes from repeat to repeat. */
@@ -106,8 +110,8 @@ static enum status measure_case(struct bench *bench, struct checkpoint_trainee *
     enum status status = measure_last_save(bench, trainee, cell->repeats, last, err);
     if (status == STATUS_OK) {
         checkpoint_report_case(cell, bench->report, bench->csv, stdout);
-        checkpoint_report_restore(cell, &last->restore, bench->report, stdout);
-        checkpoint_report_encoding(cell, &last->encoding, bench->report, stdout);
+        checkpoint_report_restore(cell, &last->restore, bench->report, bench->csv, stdout);
+        checkpoint_report_encoding(cell, &last->encoding, bench->report, bench->csv, stdout);
         fflush(stdout);
     }
     free(last);
@@ -129,7 +133,7 @@ static enum status run_case(struct bench *bench, const struct checkpoint_place *
     const char *lacks = checkpoint_place_lacks(place, megabytes);
     if (lacks != NULL) {
         char state[32];
-        snprintf(state, sizeof state, "%g MB", megabytes);
+        name_state(megabytes, state, sizeof state);
         leave_out(bench, place, state, lacks);
         return STATUS_OK;
     }
@@ -189,19 +193,29 @@ static enum status kill_trainers(struct bench *bench, struct error *err) {
     return STATUS_OK;
 }
 
+static void report_kills_of(struct bench *bench, size_t place) {
+    const char *where = bench->places[place].name;
+    char name[32], state[32], every[24];
+    snprintf(name, sizeof name, "%s, kill", where);
+    name_state(bench->plan.sizes[0], state, sizeof state);
+    checkpoint_steps_name(bench->kills[place][0].interval, every);
+    bench_report_fact(bench->report, name, "%llu trainers in each mode, %s state, saving every %s",
+                      (unsigned long long)bench->plan.kills, state, every);
+    printf("\n%s: %llu trainers (%s state) killed in each mode, saving every %s%s\n", where,
+           (unsigned long long)bench->plan.kills, state, every,
+           bench->kills[place][0].interval == 0 ? "" : " steps");
+    for (size_t i = 0; i < bench->kill_counts[place]; i++) {
+        checkpoint_report_kills(where, state, &bench->kills[place][i], bench->report, bench->csv,
+                                stdout);
+    }
+}
+
 static void report_kills(struct bench *bench) {
     for (size_t place = 0; place < bench->place_count; place++) {
         if (bench->no_kills[place] != NULL) {
             leave_out(bench, &bench->places[place], "kill", bench->no_kills[place]);
-        }
-        if (bench->kill_counts[place] > 0) {
-            printf("\n%s: %llu trainers killed in each mode, saving every %llu steps\n",
-                   bench->places[place].name, (unsigned long long)bench->plan.kills,
-                   (unsigned long long)bench->kills[place][0].interval);
-        }
-        for (size_t i = 0; i < bench->kill_counts[place]; i++) {
-            checkpoint_report_kills(bench->places[place].name, &bench->kills[place][i],
-                                    bench->report, stdout);
+        } else if (bench->kill_counts[place] > 0) {
+            report_kills_of(bench, place);
         }
     }
 }

@@ -5,14 +5,17 @@
 #include <math.h>
 #include <string.h>
 
-char *checkpoint_interval_name(const struct checkpoint_case *cell, size_t interval, char out[24]) {
-    uint64_t steps = cell->intervals[interval];
+char *checkpoint_steps_name(uint64_t steps, char out[24]) {
     if (steps == 0) {
         snprintf(out, 24, "epoch");
     } else {
         snprintf(out, 24, "%llu", (unsigned long long)steps);
     }
     return out;
+}
+
+char *checkpoint_interval_name(const struct checkpoint_case *cell, size_t interval, char out[24]) {
+    return checkpoint_steps_name(cell->intervals[interval], out);
 }
 
 static double value_at(const struct checkpoint_round *round, size_t offset) {
@@ -43,6 +46,15 @@ static bool applies(const struct checkpoint_column *column, enum checkpoint_mode
 
 /* ---- CSV ------------------------------------------------------------------------------------- */
 
+/* Behind the columns of the saves come those of what is measured once of a state, or of a place. */
+enum {
+    CACHES = 2,
+    RESTORE_FIELDS = CACHES * CHECKPOINT_RESTORE_PARTS,
+    ENCODE_FIELDS = 4,
+    KILL_FIELDS = 2
+};
+static const char *const cache_names[CACHES] = {"cold", "warm"};
+
 /* "stall_p99_us" of {"stall p99", "us"}. */
 static void print_column_name(FILE *csv, const struct checkpoint_column *column) {
     const char *unit = strcmp(column->unit, "%") == 0 ? "percent" : column->unit;
@@ -67,8 +79,21 @@ enum status checkpoint_csv_open(const struct options *options, FILE **out, struc
     for (size_t i = 0; i < checkpoint_column_count; i++) {
         print_column_name(*out, &checkpoint_columns[i]);
     }
-    fprintf(*out, "\n");
+    for (int cache = 0; cache < CACHES; cache++) {
+        for (enum checkpoint_restore_part part = 0; part < CHECKPOINT_RESTORE_PARTS; part++) {
+            fprintf(*out, ",restore_%s_%s_ms", cache_names[cache],
+                    checkpoint_restore_part_name(part));
+        }
+    }
+    fprintf(*out, ",encode_MB_per_s,encode_ratio,zstd_alone_MB_per_s,zstd_alone_ratio");
+    fprintf(*out, ",steps_lost_mean,steps_lost_max\n");
     return STATUS_OK;
+}
+
+static void skip_fields(size_t count, FILE *csv) {
+    while (count-- > 0) {
+        fputc(',', csv);
+    }
 }
 
 static void write_lines(const struct checkpoint_case *cell, size_t interval,
@@ -85,8 +110,48 @@ static void write_lines(const struct checkpoint_case *cell, size_t interval,
                 fprintf(csv, "%.10g", value);
             }
         }
+        skip_fields(RESTORE_FIELDS + ENCODE_FIELDS + KILL_FIELDS, csv);
         fprintf(csv, "\n");
     }
+}
+
+static void write_restores(const struct checkpoint_case *cell,
+                           const struct checkpoint_restore *restore, FILE *csv) {
+    for (unsigned repeat = 0; repeat < restore->repeats; repeat++) {
+        fprintf(csv, "%s,%s,restore,,%u", cell->place, cell->state, repeat + 1);
+        skip_fields(checkpoint_column_count, csv);
+        for (enum checkpoint_restore_part part = 0; part < CHECKPOINT_RESTORE_PARTS; part++) {
+            fputc(',', csv);
+            if (restore->cold_possible) {
+                fprintf(csv, "%.10g", restore->cold[part][repeat] * 1e3);
+            }
+        }
+        for (enum checkpoint_restore_part part = 0; part < CHECKPOINT_RESTORE_PARTS; part++) {
+            fprintf(csv, ",%.10g", restore->warm[part][repeat] * 1e3);
+        }
+        skip_fields(ENCODE_FIELDS + KILL_FIELDS, csv);
+        fprintf(csv, "\n");
+    }
+}
+
+static void write_encodings(const struct checkpoint_case *cell,
+                            const struct checkpoint_encoding *encoding, FILE *csv) {
+    for (unsigned repeat = 0; repeat < encoding->repeats; repeat++) {
+        fprintf(csv, "%s,%s,encode,,%u", cell->place, cell->state, repeat + 1);
+        skip_fields(checkpoint_column_count + RESTORE_FIELDS, csv);
+        fprintf(csv, ",%.10g,%.10g,%.10g,%.10g", encoding->speed[repeat] * 1e-6,
+                encoding->raw_bytes / encoding->bytes, encoding->zstd_speed[repeat] * 1e-6,
+                encoding->raw_bytes / encoding->zstd_bytes);
+        skip_fields(KILL_FIELDS, csv);
+        fprintf(csv, "\n");
+    }
+}
+
+static void write_kills(const char *place, const char *state, const char *every,
+                        const struct checkpoint_kills *kills, FILE *csv) {
+    fprintf(csv, "%s,%s,kill %s,%s,", place, state, checkpoint_mode_name(kills->mode), every);
+    skip_fields(checkpoint_column_count + RESTORE_FIELDS + ENCODE_FIELDS, csv);
+    fprintf(csv, ",%.10g,%.10g\n", kills->lost_mean, kills->lost_max);
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------ */
@@ -253,21 +318,28 @@ static void report_restore(const struct checkpoint_case *cell, const char *cache
 
 void checkpoint_report_restore(const struct checkpoint_case *cell,
                                const struct checkpoint_restore *restore,
-                               struct bench_report *report, FILE *table) {
+                               struct bench_report *report, FILE *csv, FILE *table) {
+    if (csv != NULL) {
+        write_restores(cell, restore, csv);
+    }
     if (restore->cold_possible) {
-        report_restore(cell, "cold", restore->cold, restore->repeats, restore->bytes, report,
-                       table);
+        report_restore(cell, cache_names[0], restore->cold, restore->repeats, restore->bytes,
+                       report, table);
     } else {
         fprintf(table, "  restore, cold: the page cache of %s does not let go of the file\n",
                 cell->place);
     }
-    report_restore(cell, "warm", restore->warm, restore->repeats, restore->bytes, report, table);
+    report_restore(cell, cache_names[1], restore->warm, restore->repeats, restore->bytes, report,
+                   table);
 }
 
 void checkpoint_report_encoding(const struct checkpoint_case *cell,
                                 const struct checkpoint_encoding *encoding,
-                                struct bench_report *report, FILE *table) {
+                                struct bench_report *report, FILE *csv, FILE *table) {
     char section[128];
+    if (csv != NULL) {
+        write_encodings(cell, encoding, csv);
+    }
     unsigned n = encoding->repeats;
     double ratio = encoding->raw_bytes / encoding->bytes;
     double zstd_ratio = encoding->raw_bytes / encoding->zstd_bytes;
@@ -289,15 +361,21 @@ void checkpoint_report_encoding(const struct checkpoint_case *cell,
             theirs.min * 1e-6, theirs.max * 1e-6, zstd_ratio, share.median, share.min, share.max);
 }
 
-void checkpoint_report_kills(const char *place, const struct checkpoint_kills *kills,
-                             struct bench_report *report, FILE *table) {
-    char section[128];
+void checkpoint_report_kills(const char *place, const char *state,
+                             const struct checkpoint_kills *kills, struct bench_report *report,
+                             FILE *csv, FILE *table) {
+    char section[128], every[24];
+    checkpoint_steps_name(kills->interval, every);
     unsigned count = kills->count > BENCH_REPEATS_MAX ? BENCH_REPEATS_MAX : (unsigned)kills->count;
     snprintf(section, sizeof section, "%s, kill, %s", place, checkpoint_mode_name(kills->mode));
     bench_report_section(report, section);
     bench_report_figure(report, "steps lost", "", 1.0, kills->lost, count);
     bench_report_figure(report, "steps lost, mean", "", 1.0, &kills->lost_mean, 1);
     bench_report_figure(report, "steps lost, max", "", 1.0, &kills->lost_max, 1);
+    bench_report_figure(report, "steps made, mean", "", 1.0, &kills->steps_mean, 1);
+    if (csv != NULL) {
+        write_kills(place, state, every, kills, csv);
+    }
     fprintf(table, "  %-11s steps lost: mean %.1f, at most %.0f, of %.0f made (mean)\n",
             checkpoint_mode_name(kills->mode), kills->lost_mean, kills->lost_max,
             kills->steps_mean);

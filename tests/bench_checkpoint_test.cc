@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <memory>
@@ -72,6 +73,15 @@ std::vector<std::map<std::string, std::string>> read_csv(const std::string &path
             rows.back()[names[i]] = fields[i];
         }
     }
+    return rows;
+}
+
+// The lines of modes that train.
+std::vector<std::map<std::string, std::string>>
+cells_of(std::vector<std::map<std::string, std::string>> rows) {
+    rows.erase(std::remove_if(rows.begin(), rows.end(),
+                              [](const auto &row) { return row.at("steps").empty(); }),
+               rows.end());
     return rows;
 }
 
@@ -211,7 +221,7 @@ TEST_F(BenchCheckpoint, ARestoreIsSplitAndAKilledTrainerThatWaitsForItsSavesLose
 }
 
 TEST_F(BenchCheckpoint, TheCsvHasALineForEveryRepeatWithTheFiguresOfTheJson) {
-    const auto rows = read_csv(directory->file("r.csv"));
+    const auto rows = cells_of(read_csv(directory->file("r.csv")));
     EXPECT_EQ(rows.size(), 2u * 6 * (3 + 2)); // repeats, modes, intervals of both states
     double sum = 0;
     std::map<std::string, double> off; // what a repeat is compared with
@@ -236,6 +246,57 @@ TEST_F(BenchCheckpoint, TheCsvHasALineForEveryRepeatWithTheFiguresOfTheJson) {
     }
     const double median = figures->at("dir, real, async, every 5").at("stall p50");
     EXPECT_NEAR(sum / 2, median, 1e-6 * median); // of two
+}
+
+// Restores and encodings of both states, each with its repeats, and the trainers killed in each
+// mode, at the first interval.
+TEST_F(BenchCheckpoint, TheCsvHasRestoresEncodingsAndKillsWithTheFiguresOfTheJson) {
+    std::map<std::string, double> sums; // by section and name
+    std::map<std::string, size_t> lines;
+    for (const auto &row : read_csv(directory->file("r.csv"))) {
+        const std::string &mode = row.at("mode"), place = row.at("storage") + ", ";
+        const std::string state = place + row.at("state") + ", ";
+        const bool restore = mode == "restore", encode = mode == "encode";
+        const bool kill = mode.compare(0, 5, "kill ") == 0;
+        lines[mode] += restore || encode || kill ? 1 : 0;
+        EXPECT_EQ(row.at("restore_warm_whole_ms").empty(), !restore);
+        EXPECT_EQ(row.at("encode_ratio").empty(), !encode);
+        EXPECT_EQ(row.at("steps_lost_max").empty(), !kill);
+        EXPECT_EQ(row.at("time_of_a_step_ms").empty(), restore || encode || kill);
+        EXPECT_EQ(row.at("interval").empty(), restore || encode);
+        for (const char *part : {"find", "read", "verify", "decompress", "load", "whole"}) {
+            for (const std::string cache : {"cold", "warm"}) {
+                const std::string section = state + "restore, " + cache;
+                const bool measured = restore && figures->count(section) > 0;
+                const std::string &field = row.at("restore_" + cache + "_" + part + "_ms");
+                EXPECT_EQ(field.empty(), !measured) << section;
+                if (measured) {
+                    sums[section + ": " + part] += std::stod(field);
+                }
+            }
+        }
+        if (encode) {
+            sums[state + "encode: speed"] += std::stod(row.at("encode_MB_per_s"));
+            sums[state + "encode: zstd alone, ratio"] += std::stod(row.at("zstd_alone_ratio"));
+        }
+        if (kill) {
+            EXPECT_EQ(row.at("interval"), "1");
+            EXPECT_EQ(row.at("state"), "real");
+            const auto &section = figures->at(place + "kill, " + mode.substr(5));
+            EXPECT_EQ(std::stod(row.at("steps_lost_mean")), section.at("steps lost, mean"));
+            EXPECT_EQ(std::stod(row.at("steps_lost_max")), section.at("steps lost, max"));
+        }
+    }
+    EXPECT_EQ(lines["restore"], 2u * 2);
+    EXPECT_EQ(lines["encode"], 2u * 2);
+    for (const std::string &mode : kSaving) {
+        EXPECT_EQ(lines["kill " + mode], 1u);
+    }
+    for (const auto &[name, sum] : sums) {
+        const size_t colon = name.find(": ");
+        const double median = figures->at(name.substr(0, colon)).at(name.substr(colon + 2));
+        EXPECT_NEAR(sum / 2, median, 1e-6 * median) << name; // of two
+    }
 }
 
 TEST_F(BenchCheckpoint, ThePictureIsAPngAndAlsoOnTheTerminal) {
@@ -290,7 +351,7 @@ TEST(BenchCheckpointOptions, WithoutQuickThereAreAsManyRepeatsAsTheHelpSays) {
               "--step-ms 0.01 --storage dir --kills 0 --dir") +
         std::vector<std::string>{directory.path(), "--csv", directory.file("r.csv")});
     ASSERT_EQ(outcome.code, 0) << outcome.err;
-    const auto rows = read_csv(directory.file("r.csv"));
+    const auto rows = cells_of(read_csv(directory.file("r.csv")));
     EXPECT_EQ(rows.size(), 5u);
     EXPECT_EQ(rows.at(0).at("mode"), "sync");
     EXPECT_EQ(rows.at(0).at("throughput_lost_percent"), ""); // there is nothing to compare it with
@@ -311,7 +372,7 @@ TEST(BenchCheckpointFailure, WhatWasMeasuredIsWrittenAlthoughThePictureFails) {
     EXPECT_TRUE(contains(outcome.err, "gnuplot has failed")) << outcome.err;
     const Figures figures = read_figures(directory.file("r.json"));
     EXPECT_EQ(figures.count("dir, 0.02 MB, async, every 2"), 1u);
-    EXPECT_EQ(read_csv(directory.file("r.csv")).size(), 2u * 2 * 2); // off and async
+    EXPECT_EQ(cells_of(read_csv(directory.file("r.csv"))).size(), 2u * 2 * 2); // off and async
     EXPECT_TRUE(contains(fact(directory.file("r.json"), "incomplete"), "gnuplot has failed"));
 }
 
@@ -363,6 +424,8 @@ TEST(BenchCheckpointOptions, MadeUpStatesNeedAnIntervalInSteps) {
         run_cairn(shortest(directory) + words("--sizes 0.02 --intervals epoch,3 --kills 1"));
     EXPECT_EQ(mixed.code, 0) << mixed.err;
     EXPECT_TRUE(contains(mixed.out, "saving every 3 steps")) << mixed.out;
+    EXPECT_EQ(fact(directory.file("r.json"), "dir, kill"),
+              "1 trainers in each mode, 0.02 MB state, saving every 3");
 }
 
 TEST(BenchCheckpointOptions, AWrongWordOfAListIsRefusedWithWhatIsExpected) {
