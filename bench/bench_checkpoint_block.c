@@ -1,4 +1,5 @@
 /* Some steps in one mode at one interval, and what they show. */
+#include <malloc.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -213,6 +214,8 @@ static enum status open_block(struct block *block, const struct checkpoint_plan 
     for (size_t i = 0; i < COPIES && block->mode == CHECKPOINT_COPY; i++) {
         TRY(be->table->host_alloc(be, trainee->region_bytes, &block->copies[i], err));
     }
+    /* What a block before has freed, and this one gets again, is to count as its own. */
+    malloc_trim(0);
     block->resident_before = resident_bytes();
     if (checkpoint_mode_saves(block->mode)) {
         TRY(checkpoint_block_writer(trainee, plan->options, block->mode, &block->writer, err));

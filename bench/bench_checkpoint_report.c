@@ -221,7 +221,8 @@ static void print_stalls(const struct checkpoint_case *cell, size_t interval,
     print_stall(MEDIAN(stall_max, 1e6), table);
     print_stall(MEDIAN(cpu_p99, 1e6), table);
     if (checkpoint_mode_saves(mode)) {
-        fprintf(table, " %6.0f %6.0f %6.0f %6.0f", MEDIAN(asked, 1), MEDIAN(done, 1),
+        /* Of an even number of repeats it may be a half; they add up to what was asked. */
+        fprintf(table, " %6.6g %6.6g %6.6g %6.6g", MEDIAN(asked, 1), MEDIAN(done, 1),
                 MEDIAN(skipped, 1), MEDIAN(delayed, 1));
     }
     fprintf(table, "\n");
