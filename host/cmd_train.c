@@ -269,9 +269,11 @@ static void write_config(struct train *train) {
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
+/* With --resume never it would be refused, and where --resume went back it would go back again. */
 static void say_how_to_go_on(const struct train *train) {
-    fprintf(stderr, "Run the same command again to go on%s%s.\n",
-            train->temporary ? ", with --model-dir " : "",
+    bool other = train->resume.supersede || strcmp(train->options.resume, "never") == 0;
+    fprintf(stderr, "Run the same command again%s to go on%s%s.\n",
+            other ? " without --resume" : "", train->temporary ? ", with --model-dir " : "",
             train->temporary ? train->options.model_dir : "");
 }
 

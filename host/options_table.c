@@ -255,7 +255,8 @@ const struct option_row option_rows[] = {
      .commands = TRAIN, .group = GROUP_CHECKPOINT},
     {ROW("resume", resume, STRING, "auto|never|FILE", "auto", FREE),
      .help = "continue from the latest valid checkpoint of the model directory, refuse a directory "
-             "that has one, or continue from this file",
+             "that has one, or continue from this file; one of the directory itself goes back to "
+             "it at every start",
      .commands = TRAIN, .group = GROUP_CHECKPOINT},
     {ROW("init-from", init_from, STRING, "FILE", "", FREE), .shown = "fresh weights",
      .help = "begin with the weights (and vocabulary) of this file, when nothing is resumed: a "

@@ -287,6 +287,27 @@ TEST_F(Signals, PreemptExitCode) {
 }
 
 // Nobody knows the name of a temporary model directory: the message has to say it.
+// What it says would go on must go on: not be refused, nor go back once more.
+TEST_F(Signals, TheCommandThatGoesOnIsWithoutTheResumeThatWouldNot) {
+    const struct {
+        const char *resume, *says;
+    } cases[] = {{"never", "the same command again without --resume to go on"},
+                 {"auto", "the same command again to go on"},
+                 {"model.ckpt-0.safetensors.zst", "again without --resume to go on"}};
+    for (const auto &start : cases) {
+        SCOPED_TRACE(start.resume);
+        const size_t before = history_lines(model()).size();
+        Process process(train({"--resume", start.resume, "--keep-checkpoint-max", "0"}));
+        // Going back takes lines away; then steps are logged once more.
+        ASSERT_TRUE(process.wait_for([&] {
+            return last_step() > 2 && (before == 0 || history_lines(model()).size() != before);
+        })) << process.err();
+        process.signal(SIGTERM);
+        EXPECT_EQ(process.wait(20), 75);
+        EXPECT_TRUE(contains(process.err(), start.says)) << process.err();
+    }
+}
+
 TEST_F(Signals, TemporaryModelDirectoryIsNamed) {
     std::filesystem::create_directories(dir_.file("tmp"));
     ProcessOptions options = {.program = "",
