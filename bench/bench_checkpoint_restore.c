@@ -77,7 +77,7 @@ static enum status restore_in_parts(struct checkpoint_trainee *trainee,
     seconds[CHECKPOINT_FIND] = lap(&clock);
     uint8_t *file;
     size_t size;
-    TRY(file_read_all(&file_posix, path, CHECKPOINT_CONTENT_BYTES_MAX, &file, &size, err));
+    TRY(file_read_all(&file_posix, path, CHECKPOINT_FILE_BYTES_MAX, &file, &size, err));
     seconds[CHECKPOINT_READ] = lap(&clock);
     struct checkpoint *checkpoint;
     enum status status = checkpoint_decode(file, size, &checkpoint, err);

@@ -43,8 +43,12 @@ enum {
     CHECKPOINT_WINDOW_LOG_MAX = 23         /* zstd window a reader accepts */
 };
 
-/* Largest content the reader accepts. */
+/* Largest content: what the writer takes and the reader accepts, in bytes of tensors. */
 #define CHECKPOINT_CONTENT_BYTES_MAX ((uint64_t)1 << 36)
+/* Largest file: what does not shrink grows by less than one part in 256 (ZSTD_COMPRESSBOUND). The
+ * rest is for the header, the digest and the seek table. */
+#define CHECKPOINT_FILE_BYTES_MAX                                                                  \
+    (CHECKPOINT_CONTENT_BYTES_MAX + CHECKPOINT_CONTENT_BYTES_MAX / 256 + ((uint64_t)4 << 20))
 
 struct metadata_pair {
     const char *key;   /* NUL-terminated UTF-8 */

@@ -373,7 +373,7 @@ enum status checkpoint_read_file(const struct file_table *files, const char *pat
                                  struct checkpoint **out, struct error *err) {
     uint8_t *bytes;
     size_t size;
-    TRY(file_read_all(files, path, CHECKPOINT_CONTENT_BYTES_MAX, &bytes, &size, err));
+    TRY(file_read_all(files, path, CHECKPOINT_FILE_BYTES_MAX, &bytes, &size, err));
     enum status status = checkpoint_decode(bytes, size, out, err);
     free(bytes);
     char shown[400];

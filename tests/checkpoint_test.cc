@@ -2,6 +2,7 @@
 // checkpoint_refuse_test.cc, damage in damage_test.cc.
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -376,6 +377,32 @@ TEST(ReadFile, SaysWhichFileAndWhy) {
     write_file(path, bytes.substr(0, bytes.size() - 1));
     EXPECT_EQ(checkpoint_read_file(&file_posix, path.c_str(), &checkpoint, &err), STATUS_CORRUPT);
     EXPECT_EQ(std::string(err.message).rfind(path + ": ", 0), 0u) << err.message;
+}
+
+// What does not shrink makes a file that is larger than its content, the largest one too. The file
+// is a small one here that claims its size and cannot be read.
+TEST(ReadFile, TheLargestContentMayTakeMoreBytesThanItHas) {
+    ASSERT_GT(encode({large("a", FRAME)}).bytes.size(), FRAME);
+    TemporaryDirectory directory;
+    std::string path = directory.file("a.safetensors.zst");
+    write_file(path, "x");
+    uint64_t claimed = 0;
+    struct file_table files = file_posix;
+    files.context = &claimed;
+    files.stat = [](void *context, const char *, struct file_stat *out) {
+        *out = {*static_cast<uint64_t *>(context), 0.0, false, true};
+        return 0;
+    };
+    files.read = [](void *, int, void *, size_t) { return ssize_t{-EIO}; };
+    auto status_of = [&](uint64_t bytes) {
+        struct checkpoint *checkpoint = nullptr;
+        claimed = bytes;
+        return checkpoint_read_file(&files, path.c_str(), &checkpoint, nullptr);
+    };
+    // STATUS_IO, or STATUS_MEMORY where there is no room for it.
+    EXPECT_NE(status_of(CHECKPOINT_CONTENT_BYTES_MAX + CHECKPOINT_CONTENT_BYTES_MAX / 1000),
+              STATUS_DATA);
+    EXPECT_EQ(status_of(CHECKPOINT_FILE_BYTES_MAX + 1), STATUS_DATA);
 }
 
 TEST(Digest, IsXxh3OfTheBytes) {
