@@ -309,14 +309,15 @@ enum cairn_status cairn_checkpoint_add_steady(struct cairn_checkpoint *handle,
 
 /* ---- what became of saves ---- */
 
-static void add_event(struct cairn_checkpoint *handle, const struct save_result *result) {
+static void add_event(struct cairn_checkpoint *handle, const struct save_result *result,
+                      const char *message) {
     if (handle->event_count == HANDLE_EVENTS_MAX) {
         handle->event_first = (handle->event_first + 1) % HANDLE_EVENTS_MAX;
         handle->event_count--;
     }
     size_t index = (handle->event_first + handle->event_count++) % HANDLE_EVENTS_MAX;
     struct cairn_checkpoint_event *event = &handle->events[index];
-    fill_error(&event->error, result->status, result->status == STATUS_OK ? "" : result->message);
+    fill_error(&event->error, result->status, message);
     event->step = result->step;
     event->dropped = result->dropped;
     event->bytes = result->bytes;
@@ -326,26 +327,36 @@ static void add_event(struct cairn_checkpoint *handle, const struct save_result 
     event->put_off_bytes = result->put_off_bytes;
 }
 
+/* How far the save came is in the message, for the event as for the callback. */
+static void note_failure(struct cairn_checkpoint *handle, const struct save_result *result) {
+    const char *what = result->targets_published == 0
+                           ? "was not saved"
+                           : "is durable, but the state file or the deletion of old checkpoints "
+                             "failed";
+    error_set(&handle->failure, result->status, "the checkpoint of step %llu %s: %s",
+              (unsigned long long)result->step, what, result->message);
+}
+
 void handle_collect(struct cairn_checkpoint *handle) {
     struct save_result result;
     while (handle->writer != NULL && writer_poll(handle->writer, &result)) {
-        add_event(handle, &result);
         if (!result.dropped) {
             handle->newest = result.status;
         }
-        if (result.status != STATUS_OK) {
-            const char *what = result.targets_published == 0
-                                   ? "was not saved"
-                                   : "is durable, but the state file or the deletion of old "
-                                     "checkpoints failed";
-            error_set(&handle->failure, result.status, "the checkpoint of step %llu %s: %s",
-                      (unsigned long long)result.step, what, result.message);
+        if (result.status == STATUS_OK) {
+            add_event(handle, &result, "");
+        } else {
+            note_failure(handle, &result);
+            add_event(handle, &result, handle->failure.message);
             handle_tell(handle, result.status, handle->failure.message);
         }
     }
 }
 
 const struct cairn_checkpoint_event *cairn_checkpoint_poll(struct cairn_checkpoint *handle) {
+    if (handle == NULL) {
+        return NULL;
+    }
     handle_collect(handle);
     if (handle->event_count == 0) {
         return NULL;

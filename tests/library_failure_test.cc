@@ -267,6 +267,12 @@ TEST(LibraryFailure, AFailureBehindADurableCheckpointSaysSo) {
     EXPECT_EQ(trainer.wait(), CAIRN_ERROR_IO);
     EXPECT_TRUE(trainer.message_has("step 2 is durable, but the state file"))
         << trainer.error.message;
+    const cairn_checkpoint_event *event = cairn_checkpoint_poll(trainer.saves.get());
+    ASSERT_NE(event, nullptr);
+    EXPECT_EQ(event->error.status, CAIRN_ERROR_IO);
+    EXPECT_STREQ(event->error.message, trainer.error.message); // as far as the others say
+    ASSERT_EQ(trainer.told.errors.size(), 1u);
+    EXPECT_STREQ(event->error.message, trainer.told.errors[0].message);
     trainer.files.heal();
     EXPECT_EQ(ring_steps(disk), std::vector<uint64_t>{2});
 }
