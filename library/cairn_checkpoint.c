@@ -50,6 +50,12 @@ enum cairn_status handle_report(enum status status, const struct error *err,
     return public_status(status);
 }
 
+enum status handle_check(const struct cairn_checkpoint *handle, struct error *err) {
+    CHECK(handle != NULL, err, STATUS_USAGE,
+          "the handle is NULL: cairn_checkpoint_open failed or was not called");
+    return STATUS_OK;
+}
+
 void handle_tell(const struct cairn_checkpoint *handle, enum status status, const char *message) {
     if (handle->options.on_error != NULL) {
         struct cairn_error error;
@@ -195,6 +201,8 @@ enum cairn_status cairn_checkpoint_open(const char *directory,
 
 /* ---- tensors ---- */
 
+_Static_assert(CHECKPOINT_CONTENT_BYTES_MAX == (uint64_t)64 << 30, "what header and messages say");
+
 enum status handle_check_name(const char *what, const char *name, size_t bytes_max,
                               struct error *err) {
     size_t size = name == NULL ? 0 : strlen(name);
@@ -231,7 +239,7 @@ static enum status make_view(const struct cairn_tensor *tensor, struct tensor_vi
           CAIRN_RANK_MAX);
     *out = tensor_make(tensor->name, dtype, tensor->data, tensor->rank, tensor->shape);
     CHECK(tensor_bytes(out, bytes) && *bytes <= CHECKPOINT_CONTENT_BYTES_MAX, err, STATUS_USAGE,
-          "tensor '%s' is larger than a checkpoint may be", tensor->name);
+          "tensor '%s' is larger than the 64 GiB that a checkpoint may be", tensor->name);
     CHECK(*bytes == 0 || tensor->data != NULL, err, STATUS_USAGE, "tensor '%s' has no data",
           tensor->name);
     return STATUS_OK;
@@ -256,6 +264,10 @@ static enum status check_place(struct cairn_checkpoint *handle, const struct cai
     return STATUS_OK;
 }
 
+uint64_t handle_bytes(const struct cairn_checkpoint *handle) {
+    return handle->tensor_bytes_total + values_bytes(&handle->bytes);
+}
+
 bool handle_is_registered(const struct cairn_checkpoint *handle, const char *name) {
     for (size_t i = 0; i < handle->tensor_count; i++) {
         if (strcmp(handle->sources[i].view.name, name) == 0) {
@@ -269,6 +281,8 @@ static enum status add(struct cairn_checkpoint *handle, const struct cairn_tenso
                        bool steady, struct error *err) {
     struct tensor_view view;
     uint64_t bytes = 0;
+    TRY(handle_check(handle, err));
+    CHECK(tensor != NULL, err, STATUS_USAGE, "a tensor is needed, not NULL");
     CHECK(handle->be == NULL, err, STATUS_USAGE,
           "tensors are registered before the first cairn_checkpoint_restore_latest");
     TRY(make_view(tensor, &view, &bytes, err));
@@ -277,13 +291,17 @@ static enum status add(struct cairn_checkpoint *handle, const struct cairn_tenso
           "tensor '%s': names that begin with " HANDLE_BYTES_PREFIX " are those of "
           "cairn_checkpoint_set_bytes",
           view.name);
+    CHECK(strcmp(view.name, "__metadata__") != 0, err, STATUS_USAGE,
+          "tensor '%s': that name is the file format's own", view.name);
     CHECK(!handle_is_registered(handle, view.name), err, STATUS_USAGE,
           "tensor '%s' is registered already", view.name);
     CHECK(handle->tensor_count < CAIRN_TENSORS_MAX, err, STATUS_USAGE,
           "tensor '%s' would be number %zu, %d are possible", view.name, handle->tensor_count + 1,
           CAIRN_TENSORS_MAX);
-    CHECK(bytes <= CHECKPOINT_CONTENT_BYTES_MAX - handle->tensor_bytes_total, err, STATUS_USAGE,
-          "with tensor '%s' all of them are together larger than a checkpoint may be", view.name);
+    CHECK(handle_bytes(handle) + bytes <= CHECKPOINT_CONTENT_BYTES_MAX, err, STATUS_USAGE,
+          "with tensor '%s' all of them are together larger than the 64 GiB that a checkpoint may "
+          "be",
+          view.name);
     TRY(check_place(handle, tensor, err));
     handle->tensor_bytes_total += bytes;
     struct snapshot_source *source = &handle->sources[handle->tensor_count++];
@@ -368,6 +386,7 @@ const struct cairn_checkpoint_event *cairn_checkpoint_poll(struct cairn_checkpoi
 }
 
 static enum status wait_for_all(struct cairn_checkpoint *handle, struct error *err) {
+    TRY(handle_check(handle, err));
     if (handle->writer != NULL) {
         writer_drain(handle->writer);
         handle_collect(handle);
@@ -395,6 +414,10 @@ enum cairn_status cairn_checkpoint_close(struct cairn_checkpoint *handle,
 }
 
 const struct cairn_checkpoint_totals *cairn_checkpoint_get_totals(struct cairn_checkpoint *handle) {
+    static const struct cairn_checkpoint_totals none;
+    if (handle == NULL) {
+        return &none;
+    }
     struct cairn_checkpoint_totals *totals = &handle->totals;
     if (handle->writer != NULL) {
         struct writer_totals from = writer_get_totals(handle->writer);

@@ -207,6 +207,9 @@ static enum status restore(struct cairn_checkpoint *handle, bool *found, uint64_
                            struct error *err) {
     struct arrival arrival = {0};
     char path[FILE_PATH_CAPACITY], directory[FILE_PATH_CAPACITY];
+    TRY(handle_check(handle, err));
+    CHECK(found != NULL, err, STATUS_USAGE,
+          "cairn_checkpoint_restore_latest needs `found`: a fresh start has to be told apart");
     *found = false;
     if (handle->writer != NULL) {
         writer_drain(handle->writer);

@@ -77,6 +77,7 @@ static enum status make_request(struct cairn_checkpoint *handle, uint64_t step, 
 
 static enum status save(struct cairn_checkpoint *handle, uint64_t step, unsigned flags,
                         enum cairn_checkpoint_outcome *outcome, struct error *err) {
+    TRY(handle_check(handle, err));
     handle_collect(handle);
     TRY(check(handle, step, flags, err));
     struct save_request request;

@@ -25,6 +25,7 @@ bool handle_is_own_key(const char *key) {
 
 static enum status set_string(struct cairn_checkpoint *handle, const char *key, const char *value,
                               struct error *err) {
+    TRY(handle_check(handle, err));
     TRY(handle_check_name("key", key, CAIRN_NAME_BYTES_MAX, err));
     CHECK(!handle_is_own_key(key), err, STATUS_USAGE, "key '%s' is the format's own", key);
     if (value == NULL) {
@@ -46,12 +47,20 @@ static enum status set_string(struct cairn_checkpoint *handle, const char *key, 
 
 static enum status set_bytes(struct cairn_checkpoint *handle, const char *key, const void *bytes,
                              size_t size, struct error *err) {
+    TRY(handle_check(handle, err));
     TRY(handle_check_name("key", key, CAIRN_BYTES_NAME_MAX, err));
     if (bytes == NULL) {
         CHECK(size == 0, err, STATUS_USAGE, "'%s': %zu bytes at NULL", key, size);
         values_remove(&handle->bytes, key);
         return STATUS_OK;
     }
+    /* A length of -1, which a read that failed leaves behind, comes here too. */
+    CHECK(size <= CHECKPOINT_CONTENT_BYTES_MAX &&
+              handle_bytes(handle) + size <= CHECKPOINT_CONTENT_BYTES_MAX,
+          err, STATUS_USAGE,
+          "with the %zu bytes of '%s' all of them are together larger than the 64 GiB that a "
+          "checkpoint may be",
+          size, key);
     return values_set(&handle->bytes, CAIRN_BYTES_MAX, key, bytes, size, err);
 }
 
@@ -68,14 +77,18 @@ enum cairn_status cairn_checkpoint_set_bytes(struct cairn_checkpoint *handle, co
     return handle_report(set_bytes(handle, key, bytes, size, &err), &err, error);
 }
 
+static const struct value *find(const struct values *values, const char *key) {
+    return values == NULL || key == NULL ? NULL : values_find(values, key);
+}
+
 const char *cairn_checkpoint_get_string(const struct cairn_checkpoint *handle, const char *key) {
-    const struct value *value = values_find(&handle->strings, key);
+    const struct value *value = find(handle == NULL ? NULL : &handle->strings, key);
     return value == NULL ? NULL : value->bytes;
 }
 
 const void *cairn_checkpoint_get_bytes(const struct cairn_checkpoint *handle, const char *key,
                                        size_t *size) {
-    const struct value *value = values_find(&handle->bytes, key);
+    const struct value *value = find(handle == NULL ? NULL : &handle->bytes, key);
     if (size != NULL) {
         *size = value == NULL ? 0 : value->size;
     }

@@ -79,6 +79,12 @@ void handle_tell(const struct cairn_checkpoint *handle, enum status status, cons
 /* Take over what the writer has finished: events, newest, failure, callback. */
 void handle_collect(struct cairn_checkpoint *handle);
 
+/* Is there a handle? A program that did not look at what open returned has NULL in its place. */
+MUST_USE enum status handle_check(const struct cairn_checkpoint *handle, struct error *err);
+
+/* Bytes of all registered tensors and of the values that are bytes. */
+uint64_t handle_bytes(const struct cairn_checkpoint *handle);
+
 /* A name or key of 1 to `bytes_max` printable ASCII characters without spaces, else STATUS_USAGE;
  * `what` is for the message. */
 MUST_USE enum status handle_check_name(const char *what, const char *name, size_t bytes_max,

@@ -272,6 +272,7 @@ TEST(Library, BadTensorsAreRefused) {
         {"a b", CAIRN_F32, CAIRN_HOST, trainer.weight, 1, {6}},
         {long_name.c_str(), CAIRN_F32, CAIRN_HOST, trainer.weight, 1, {6}},
         {"bytes.x", CAIRN_U8, CAIRN_HOST, trainer.words, 1, {5}},
+        {"__metadata__", CAIRN_U8, CAIRN_HOST, trainer.words, 1, {5}}, // of a safetensors file
         {"rank", CAIRN_F32, CAIRN_HOST, trainer.weight, 5, {1, 1, 1, 1}},
         {"null", CAIRN_F32, CAIRN_HOST, nullptr, 1, {6}},
         {"huge", CAIRN_U8, CAIRN_HOST, trainer.words, 1, {huge}},
@@ -282,8 +283,52 @@ TEST(Library, BadTensorsAreRefused) {
         EXPECT_EQ(trainer.add(tensor), CAIRN_ERROR_USAGE) << trainer.error.message;
         EXPECT_NE(trainer.error.message[0], '\0');
     }
+    EXPECT_EQ(cairn_checkpoint_add(trainer.saves.get(), nullptr, nullptr), CAIRN_ERROR_USAGE);
     ASSERT_EQ(trainer.restore(), CAIRN_OK);
     trainer.save_step(1);
+}
+
+// What open leaves behind when it fails, in the hands of a program that did not look.
+TEST(Library, ANullHandleIsAnErrorOfTheCaller) {
+    struct cairn_error error = {};
+    bool found = true;
+    size_t size = 7;
+    float number = 0;
+    const cairn_tensor tensor = {"weight", CAIRN_F32, CAIRN_HOST, &number, 0, {}};
+    auto expect_usage = [&](cairn_status status) {
+        EXPECT_EQ(status, CAIRN_ERROR_USAGE);
+        EXPECT_EQ(error.status, CAIRN_ERROR_USAGE);
+        EXPECT_NE(strstr(error.message, "handle is NULL"), nullptr) << error.message;
+        error = {};
+    };
+    expect_usage(cairn_checkpoint_add(nullptr, &tensor, &error));
+    expect_usage(cairn_checkpoint_add_steady(nullptr, &tensor, &error));
+    expect_usage(cairn_checkpoint_set_string(nullptr, "key", "value", &error));
+    expect_usage(cairn_checkpoint_set_bytes(nullptr, "key", "value", 5, &error));
+    expect_usage(cairn_checkpoint_restore_latest(nullptr, &found, nullptr, &error));
+    expect_usage(cairn_checkpoint_save(nullptr, 1, 0, nullptr, &error));
+    expect_usage(cairn_checkpoint_wait(nullptr, &error));
+    EXPECT_EQ(cairn_checkpoint_poll(nullptr), nullptr);
+    EXPECT_EQ(cairn_checkpoint_get_totals(nullptr)->requested, 0u);
+    EXPECT_EQ(cairn_checkpoint_get_string(nullptr, "key"), nullptr);
+    EXPECT_EQ(cairn_checkpoint_get_bytes(nullptr, "key", &size), nullptr);
+    EXPECT_EQ(size, 0u);
+}
+
+TEST(Library, NullArgumentsAreRefused) {
+    MemoryFiles disk;
+    Trainer trainer(&disk);
+    ASSERT_EQ(trainer.open(), CAIRN_OK);
+    cairn_checkpoint *saves = trainer.saves.get();
+    EXPECT_EQ(cairn_checkpoint_restore_latest(saves, nullptr, &trainer.step, nullptr),
+              CAIRN_ERROR_USAGE);
+    EXPECT_EQ(trainer.save(), CAIRN_ERROR_USAGE);
+    trainer.add_all();
+    ASSERT_EQ(trainer.restore(), CAIRN_OK);
+    ASSERT_EQ(cairn_checkpoint_set_string(saves, "a", "b", nullptr), CAIRN_OK);
+    ASSERT_EQ(cairn_checkpoint_set_bytes(saves, "a", "b", 1, nullptr), CAIRN_OK);
+    EXPECT_EQ(cairn_checkpoint_get_string(saves, nullptr), nullptr);
+    EXPECT_EQ(cairn_checkpoint_get_bytes(saves, nullptr, nullptr), nullptr);
 }
 
 TEST(Library, TensorsThatTogetherAreTooLargeAreRefused) {
@@ -297,6 +342,25 @@ TEST(Library, TensorsThatTogetherAreTooLargeAreRefused) {
     EXPECT_TRUE(trainer.message_has("'c' all of them are together larger"))
         << trainer.error.message;
     EXPECT_EQ(trainer.add({"d", CAIRN_U8, CAIRN_HOST, nullptr, 1, {0}}), CAIRN_OK);
+    EXPECT_EQ(cairn_checkpoint_set_bytes(trainer.saves.get(), "e", "x", 1, &trainer.error),
+              CAIRN_ERROR_USAGE);
+    EXPECT_TRUE(trainer.message_has("1 bytes of 'e'")) << trainer.error.message;
+}
+
+// A length from a read that failed, and one byte more than there can be. Nobody reads them.
+TEST(Library, ValuesThatAreTooLargeAreRefused) {
+    MemoryFiles disk;
+    Trainer trainer(&disk);
+    trainer.start();
+    cairn_checkpoint *saves = trainer.saves.get();
+    for (uint64_t size :
+         {uint64_t{SIZE_MAX}, uint64_t{SIZE_MAX - 1}, uint64_t{CHECKPOINT_CONTENT_BYTES_MAX}}) {
+        EXPECT_EQ(cairn_checkpoint_set_bytes(saves, "key", "value", size, &trainer.error),
+                  CAIRN_ERROR_USAGE);
+        EXPECT_TRUE(trainer.message_has("larger than the 64 GiB")) << trainer.error.message;
+    }
+    EXPECT_EQ(cairn_checkpoint_get_bytes(saves, "key", nullptr), nullptr);
+    trainer.save_step(1);
 }
 
 TEST(Library, HostMemoryIsNoCudaMemory) {

@@ -41,14 +41,20 @@
  *
  * MEMORY: two copies of all registered tensors in host memory, made by the first
  * cairn_checkpoint_restore_latest; of CUDA tensors also two on the device; for compression 10 to 15
- * MB a thread at levels up to 3, up to 80 MB a thread from level 15 on. A save allocates nothing
- * unless values (cairn_checkpoint_set_bytes, _set_string) have grown.
+ * MB a thread at levels up to 3, up to 80 MB a thread from level 15 on. cairn_checkpoint_save
+ * allocates nothing unless values (cairn_checkpoint_set_bytes, _set_string) have grown; the thread
+ * that writes, for as long as it does, the file's header and the list of the directory. While a
+ * restore lasts it takes, besides, the size of the file and that of the tensors in it.
+ *
+ * LIMITS: a checkpoint holds at most 64 GiB, tensors and values together; the constants below say
+ * how many of them and how long their names.
  *
  * ERRORS: functions that can fail return a status; a `struct cairn_error` (may be NULL) gets the
- * same status and a sentence for people. The library never prints, never exits and installs no
- * signal handler. A failure in the background (a full disk) is reported by the on_error callback,
- * by cairn_checkpoint_poll and _wait, and by cairn_checkpoint_save where options.on_failure asks
- * for it.
+ * same status and a sentence for people. A handle that is NULL is CAIRN_ERROR_USAGE, and functions
+ * without a status have nothing to tell of it. The library never prints, never exits and installs
+ * no signal handler. A failure in the background (a full disk) is reported by the on_error
+ * callback, by cairn_checkpoint_poll and _wait, and by cairn_checkpoint_save where
+ * options.on_failure asks for it.
  *
  * SYMBOLS: every name begins with cairn_ or CAIRN_. Neither the shared nor the static library shows
  * any other name to the program that links it.
@@ -131,8 +137,8 @@ enum cairn_checkpoint_on_failure {
 
 /* Told about every background failure, every damaged checkpoint that was passed over
  * (CAIRN_ERROR_CORRUPT) and every warning (CAIRN_OK; there is one: the file system has no locks).
- * Runs on the thread that uses the handle, inside one of its calls, and must not use the handle.
- * `error` is valid during the call. */
+ * Runs on the thread that uses the handle, inside one of its calls, and must neither use the handle
+ * nor leave by an exception or longjmp. `error` is valid during the call. */
 typedef void (*cairn_checkpoint_error_callback)(void *context, const struct cairn_error *error);
 
 struct cairn_checkpoint_options {
@@ -205,11 +211,12 @@ struct cairn_tensor {
 };
 
 /* Register a tensor. Only before the first cairn_checkpoint_restore_latest. CAIRN_ERROR_USAGE when
- * the name is bad, taken or begins with "bytes.", or there are too many; CAIRN_ERROR_DEVICE for a
- * CUDA tensor when this build has no CUDA or `data` is not memory of its device.
+ * the name is bad, taken, "__metadata__" or begins with "bytes.", or there are too many or they are
+ * too large; CAIRN_ERROR_DEVICE for a CUDA tensor when this build has no CUDA or `data` is not
+ * memory of its device.
  * Tensors of F64, F32, F16 or BF16 with a NaN or an infinity are never published (the save fails
  * with CAIRN_ERROR_NONFINITE), so that a diverged run cannot replace a good checkpoint. Where such
- * values are legal let the name begin with "state.". */
+ * values are legal let the name begin with "state.". ("history." does the same.) */
 CAIRN_MUST_USE CAIRN_API enum cairn_status cairn_checkpoint_add(struct cairn_checkpoint *handle,
                                                                 const struct cairn_tensor *tensor,
                                                                 struct cairn_error *error);
@@ -308,7 +315,7 @@ CAIRN_API void cairn_checkpoint_settle(struct cairn_checkpoint *handle);
 struct cairn_checkpoint_event {
     uint64_t step;
     struct cairn_error error; /* status CAIRN_OK: the checkpoint is durable, the state file written
-                                 and retention done; the message says how far it came */
+                                 and retention done; else the message says how far it came */
     bool dropped;           /* a newer one took its place (CAIRN_CHECKPOINT_LATEST): not written */
     uint64_t bytes;         /* size of the file */
     uint64_t raw_bytes;     /* of the tensors in it */
