@@ -82,6 +82,9 @@ class Install : public ::testing::Test {
         return " -Wl,-rpath," + library.substr(0, library.rfind('/'));
     }
 
+    // The names that a library shows, as `nm OPTIONS` lists them, are those of the header.
+    static void expect_public_names(const std::string &options, const std::string &library);
+
     static std::vector<std::string> mlp(const std::string &run, uint64_t steps = kSteps,
                                         uint64_t every = kEvery) {
         return {file(run), file(run + ".weights"), std::to_string(steps), std::to_string(every)};
@@ -204,30 +207,29 @@ TEST_F(Install, AStopSignalIsTheProgramsOwn) {
     EXPECT_FALSE(exists(file("none")));
 }
 
+void Install::expect_public_names(const std::string &options, const std::string &library) {
+    Outcome names = shell("nm " + options + " --defined-only " + library);
+    ASSERT_EQ(names.code, 0) << names.err;
+    size_t count = 0;
+    std::istringstream lines(names.out);
+    for (std::string line; std::getline(lines, line);) {
+        std::string name = line.substr(line.rfind(' ') + 1);
+        bool symbol = std::count(line.begin(), line.end(), ' ') == 2;
+        bool reserved = name.compare(0, 2, "__") == 0;                // a sanitizer's
+        bool version = name.compare(0, 17, "CAIRN_CHECKPOINT_") == 0; // the node's own name
+        if (symbol && !reserved && !version) {
+            EXPECT_EQ(name.compare(0, 17, "cairn_checkpoint_"), 0) << line;
+            count++;
+        }
+    }
+    EXPECT_EQ(count, 17u) << names.out; // the functions of the header
+}
+
 // Names of the library's inside would clash with those of the programs that link it.
 TEST_F(Install, OnlyPublicNamesAreVisible) {
-    const std::string commands[] = {
-        "nm -D --defined-only " + installed("libcairn-checkpoint.so"),
-        "nm -g --defined-only " + installed("libcairn-checkpoint.a"),
-    };
-    for (const std::string &command : commands) {
-        Outcome names = shell(command);
-        ASSERT_EQ(names.code, 0) << names.err;
-        size_t count = 0;
-        std::istringstream lines(names.out);
-        for (std::string line; std::getline(lines, line);) {
-            std::string name = line.substr(line.rfind(' ') + 1);
-            bool symbol = std::count(line.begin(), line.end(), ' ') == 2;
-            bool reserved = name.compare(0, 2, "__") == 0;                // a sanitizer's
-            bool version = name.compare(0, 17, "CAIRN_CHECKPOINT_") == 0; // the node's own name
-            if (symbol && !reserved && !version) {
-                EXPECT_EQ(name.compare(0, 17, "cairn_checkpoint_"), 0) << line;
-                count++;
-            }
-        }
-        EXPECT_EQ(count, 17u) << names.out; // the functions of the header
-    }
-    Outcome versioned = shell(commands[0]);
+    expect_public_names("-g", installed("libcairn-checkpoint.a"));
+    expect_public_names("-D", installed("libcairn-checkpoint.so"));
+    Outcome versioned = shell("nm -D " + installed("libcairn-checkpoint.so"));
     EXPECT_TRUE(contains(versioned.out, "cairn_checkpoint_open@@CAIRN_CHECKPOINT_" + kBound + "\n"))
         << versioned.out;
 }
@@ -240,6 +242,28 @@ TEST_F(Install, TheSharedLibraryNeedsOnlyWhatCheckpointsNeed) {
     for (const char *library : {"archive", "cublas", "cudnn", "libstdc++", "inih"}) {
         EXPECT_FALSE(contains(needed.out, library)) << needed.out;
     }
+}
+
+// Not installed but inside another project, which compiles as builders of packages do.
+TEST_F(Install, AParentProjectHasFlagsOfItsOwn) {
+    std::string parent = file("parent");
+    expect_done("mkdir " + parent);
+    write_file(parent + "/CMakeLists.txt",
+               "cmake_minimum_required(VERSION 3.25)\n"
+               "project(parent LANGUAGES C)\n"
+               "add_subdirectory(" CAIRN_SOURCE_DIR " cairn EXCLUDE_FROM_ALL)\n"
+               "add_executable(trainer " +
+                   kExamples +
+                   "/train_mlp.c)\n"
+                   "target_link_libraries(trainer PRIVATE cairn::checkpoint m)\n"
+                   "add_dependencies(trainer cairn_checkpoint_archive)\n");
+    expect_done(std::string(CAIRN_CMAKE) + " -S " + parent + " -B " + parent +
+                "/build -DCMAKE_C_COMPILER=" CAIRN_C_COMPILER
+                " -DCMAKE_C_FLAGS='-flto -ffast-math' -DCAIRN_TESTS=OFF -DCAIRN_CUDA=off && " +
+                CAIRN_CMAKE + " --build " + parent + "/build --parallel 2");
+    Outcome outcome = run({parent + "/build/trainer", mlp("inside", 20)});
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    expect_public_names("-g", parent + "/build/libcairn-checkpoint.a");
 }
 
 TEST_F(Install, TheProgramIsInstalledToo) {
