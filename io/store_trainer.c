@@ -27,7 +27,7 @@ struct store {
     const struct file_table *files;
     struct store_options options;
     char directory[FILE_PATH_CAPACITY];
-    int lock_fd;
+    struct store_lock lock;
     /* the thread that commits */
     bool has_protected;
     uint64_t protected_step;
@@ -176,7 +176,7 @@ static enum status sync_way(const struct store *store, struct error *err) {
 
 static enum status open_directory(struct store *store, struct error *warning, struct error *err) {
     TRY(file_make_directories(store->files, store->directory, err));
-    TRY(store_lock_take(store->files, store->directory, &store->lock_fd, warning, err));
+    TRY(store_lock_take(store->files, store->directory, &store->lock, warning, err));
     TRY(remove_temporaries(store, err));
     TRY(read_hints(store, err));
     struct store_list list;
@@ -199,7 +199,7 @@ enum status store_open(const struct file_table *files, const char *directory,
     CHECK(store != NULL, err, STATUS_MEMORY, "out of memory for the model directory");
     store->files = files;
     store->options = *options;
-    store->lock_fd = -1;
+    store->lock.fd = -1;
     memcpy(store->directory, directory, strlen(directory) + 1);
     enum status status = open_directory(store, warning, err);
     if (status != STATUS_OK) {
@@ -214,6 +214,10 @@ const char *store_directory(const struct store *store) {
     return store->directory;
 }
 
+enum status store_check_owned(const struct store *store, struct error *err) {
+    return store_lock_check(store->files, store->directory, &store->lock, err);
+}
+
 void store_protect(struct store *store, uint64_t step) {
     store->has_protected = true;
     store->protected_step = step;
@@ -223,7 +227,7 @@ void store_close(struct store *store) {
     if (store == NULL) {
         return;
     }
-    store_lock_release(store->files, store->lock_fd);
+    store_lock_release(store->files, &store->lock);
     free(store->times);
     free(store);
 }

@@ -103,6 +103,9 @@ static enum status write_target(struct writer_targets *targets, const struct sna
     result->bytes = 0;
     job.tensor_count = select_tensors(targets, slot, target->weights_only);
     result->raw_bytes = total_bytes(targets->tensors, job.tensor_count);
+    if (targets->store != NULL) {
+        TRY(store_check_owned(targets->store, err));
+    }
     TRY(publish_tensors(targets, target->path, &job, result, err));
     result->targets_published++;
     if (!target->ring) {

@@ -69,6 +69,29 @@ TEST(LibraryFailure, ASecondWriterIsRefusedUntilTheFirstCloses) {
     EXPECT_EQ(second.open(), CAIRN_OK);
 }
 
+// Deleted, and begun anew by somebody else: the lock is on a file that is no longer there.
+TEST(LibraryFailure, ADirectoryThatIsNowAnotherRunsIsLeftAlone) {
+    const std::string lock = kRun + "/.cairn-lock";
+    MemoryFiles disk;
+    Trainer trainer(&disk);
+    trainer.start();
+    trainer.save_step(10);
+    disk.remove(checkpoint_path(10));
+    disk.put(lock, "pid 1 on host other\n");
+    trainer.train_to(20);
+    ASSERT_EQ(trainer.save(), CAIRN_OK);
+    EXPECT_EQ(trainer.wait(), CAIRN_ERROR_OUTPUT);
+    EXPECT_TRUE(trainer.message_has("another trainer (pid 1 on host other)"))
+        << trainer.error.message;
+    disk.put(lock, ""); // that run has ended
+    ASSERT_EQ(trainer.save(), CAIRN_OK);
+    EXPECT_EQ(trainer.wait(), CAIRN_ERROR_OUTPUT);
+    EXPECT_EQ(ring_steps(disk), std::vector<uint64_t>{});
+    disk.remove(lock); // somebody tidied up; nobody else is here
+    trainer.save_step(30);
+    EXPECT_EQ(ring_steps(disk), std::vector<uint64_t>{30});
+}
+
 TEST(LibraryFailure, AFileSystemWithoutLocksIsAWarning) {
     MemoryFiles disk;
     disk.set_lock_error(-ENOSYS);

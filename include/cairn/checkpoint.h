@@ -169,9 +169,11 @@ struct cairn_checkpoint_options {
  * looked up at every save and restore: no chdir may change what it means while the handle lives.
  * A kernel lock keeps every other writer out (CAIRN_ERROR_OUTPUT, naming its process and host)
  * until the handle is closed or the process ends, however it ends; a child forked meanwhile that
- * does not exec has it too, and keeps it as long as it lives. Temporary files of killed processes
- * are removed. `options` NULL: the macro's. *out is NULL on failure. Blocking (a few file system
- * calls). */
+ * does not exec has it too, and keeps it as long as it lives (the message then names the process
+ * that forked it). Where the directory is deleted and another run begins in a new one of that name,
+ * the saves of this handle fail from then on (CAIRN_ERROR_OUTPUT). Temporary files of killed
+ * processes are removed. `options` NULL: the macro's. *out is NULL on failure. Blocking (a few file
+ * system calls). */
 CAIRN_MUST_USE CAIRN_API enum cairn_status
 cairn_checkpoint_open(const char *directory, const struct cairn_checkpoint_options *options,
                       struct cairn_checkpoint **out, struct cairn_error *error);
