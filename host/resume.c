@@ -75,6 +75,40 @@ static enum status load_own_file(const char *path, struct resume *out, struct er
     return STATUS_OK;
 }
 
+/* Why the best model is not what the run's state says it is, into `why`; false when it is. A later
+ * one is: a run that was killed before it saved a checkpoint that knows of it makes it again. */
+static bool best_is_bad(const char *path, const struct run_state *state, struct error *why) {
+    struct checkpoint *best;
+    if (checkpoint_read_file(&file_posix, path, &best, why) != STATUS_OK) {
+        return true;
+    }
+    uint64_t step;
+    const char *text = checkpoint_metadata(best, "step");
+    bool older = text != NULL && text_parse_u64(text, &step) && step < (uint64_t)state->best_step;
+    if (older) {
+        error_set(why, STATUS_CORRUPT,
+                  "%s: it is of step %s, older than the best model of step %lld", path, text,
+                  (long long)state->best_step);
+    }
+    checkpoint_free(best);
+    return older;
+}
+
+/* Nothing reads the best model while a run goes on: unless it is looked at here, a damage shows when
+ * the run is over and the model is wanted. */
+static void check_best(const char *directory, const struct run_state *state) {
+    char path[FILE_PATH_CAPACITY];
+    struct error why = {0};
+    bool has_file = state->best_has_best && state->best_step > 0; /* not a threshold alone */
+    if (has_file && file_join_path(path, sizeof path, directory, STORE_BEST_FILE) &&
+        best_is_bad(path, state, &why)) {
+        fprintf(stderr,
+                "Warning: the best model (end of epoch %lld) cannot be used until a better one "
+                "replaces it: %s\n",
+                (long long)state->best_epoch + 1, why.message);
+    }
+}
+
 enum status resume_find(const struct options *options, struct store *store, struct resume *out,
                         struct error *err) {
     memset(out, 0, sizeof *out);
@@ -106,6 +140,9 @@ enum status resume_find(const struct options *options, struct store *store, stru
         enum status status = run_state_read(&out->state, out->checkpoint, err);
         if (status != STATUS_OK) {
             return error_prefix(err, status, "%s", out->path);
+        }
+        if (out->in_ring) {
+            check_best(directory, &out->state);
         }
     }
     return STATUS_OK;
