@@ -35,6 +35,7 @@ def attacks():
         ("file-limit", files.file_limit, no_limit, True),
         ("damaged", files.damaged_files, "", False),
         ("all-damaged", files.all_damaged, "", False),
+        ("damaged-best", files.damaged_best, "", False),
         ("exchanged", files.exchanged_files, "", False),
         ("foreign", files.foreign_files, "", False),
         ("other-files", files.other_files, "", False),

@@ -189,6 +189,38 @@ def all_damaged(trial):
     trial.finish()
 
 
+def damaged_best(trial):
+    """The best model is damaged, or an older checkpoint lies in its place: the start of the run that goes on
+    names it, unless it is made again, and keeps what it knows of it."""
+    steps = prepare(trial)
+    if trial.rng.random() < 0.7:  # else most are made again, by a later epoch that is better
+        trial.finish()
+        steps = ring(trial.directory)
+    path = trial.directory / "best.safetensors.zst"
+    if not path.exists():
+        trial.finish()
+        return
+    good = path.read_bytes()
+    kind = trial.rng.choice([*sorted(DAMAGES), "older"])
+    if kind == "older":
+        bad = checkpoint(trial.directory, steps[0]).read_bytes()
+    else:
+        bad = DAMAGES[kind](trial.rng, good)
+    path.write_bytes(bad)
+    trial.note(f"{path.name}: {kind}")
+    trial.faults += 1
+    trial.details["best: " + kind] += 1
+    if kind != "older":
+        refused(trial, path)
+    outcome = trial.call()
+    trial.demand(outcome.code == 0, f"the restart ended with {outcome.code}: {outcome.err[-600:]}")
+    if path.read_bytes() == bad and bad != good:
+        trial.demand(path.name in outcome.err, f"the restart does not name {path.name}: {outcome.err[-600:]}")
+        trial.noticed += 1
+        path.write_bytes(good)
+    trial.compare()
+
+
 def exchanged_files(trial):
     """Whole checkpoints under wrong names: swapped, an old one in the place of the newest."""
     steps = prepare(trial)
