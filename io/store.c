@@ -185,9 +185,16 @@ static enum status pass_over(struct search *search, const struct store_entry *en
     return STATUS_OK;
 }
 
-static bool has_vanished(const struct search *search) {
+/* A file could not be opened. *again: it has vanished. A whole one may lie behind what forbids to
+ * read it, and to go on from an older one would bury it: that is an error. */
+static enum status check_unopened(const struct search *search, const struct error *reason,
+                                  bool *again, struct error *err) {
     struct file_stat st;
-    return search->files->stat(search->files->context, search->path, &st) == -ENOENT;
+    int result = search->files->stat(search->files->context, search->path, &st);
+    *again = result == -ENOENT;
+    CHECK(result != 0 || !st.is_regular, err, STATUS_INPUT,
+          "%s: make it readable, or move it away to go on from an older one", reason->message);
+    return STATUS_OK;
 }
 
 /* A checkpoint says of which step it is; under another name it would be taken for what it is not.
@@ -224,7 +231,9 @@ static enum status try_entries(struct search *search, const struct store_list *l
         }
         if (status != STATUS_OK) {
             search->found = NULL;
-            *again = status == STATUS_INPUT && has_vanished(search);
+            if (status == STATUS_INPUT) {
+                TRY(check_unopened(search, &reason, again, err));
+            }
             if (!*again) {
                 TRY(pass_over(search, entry, &reason, err));
             }

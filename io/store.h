@@ -63,7 +63,8 @@ void store_list_free(struct store_list *list);
 typedef void (*store_damage_callback)(void *context, const char *path, const char *reason);
 
 /* Load the newest checkpoint that verifies, trying older ones when one is damaged (the callback
- * hears of each; a file that vanished meanwhile is not damage: the directory is scanned again).
+ * hears of each; a file that vanished meanwhile is not damage: the directory is scanned again; one
+ * that may not be opened is STATUS_INPUT).
  * *out is NULL with STATUS_OK when the directory has none at all. STATUS_CORRUPT when there are
  * some and none verifies, saying how many and what to do. `path_out` holds FILE_PATH_CAPACITY
  * bytes. */

@@ -237,18 +237,32 @@ TEST(StoreLoad, AFileThatCannotBeReadIsPassedOverToo) {
     MemoryFiles disk;
     disk.put(checkpoint_path(1), valid_checkpoint(1));
     disk.put(checkpoint_path(2), valid_checkpoint(2));
-    for (int error : {EIO, EACCES}) {
-        FaultyFiles files(disk.table());
-        files.fail_where(
-            [&](FileCall call, const std::string &path, bool) {
-                return path == checkpoint_path(2) &&
-                       call == (error == EIO ? FileCall::Read : FileCall::Open);
-            },
-            error);
-        Loaded got = load(files.table());
-        EXPECT_EQ(got.value, 1) << got.message;
-        ASSERT_EQ(got.damage.size(), 1u);
-        EXPECT_NE(got.damage[0].find(error == EIO ? "EIO" : "EACCES"), std::string::npos);
+    FaultyFiles files(disk.table());
+    files.fail_where([&](FileCall call, const std::string &path,
+                         bool) { return path == checkpoint_path(2) && call == FileCall::Read; },
+                     EIO);
+    Loaded got = load(files.table());
+    EXPECT_EQ(got.value, 1) << got.message;
+    ASSERT_EQ(got.damage.size(), 1u);
+    EXPECT_NE(got.damage[0].find("EIO"), std::string::npos);
+}
+
+// It may be whole: whoever goes on from an older one writes over what came after it.
+TEST(StoreLoad, AFileThatMayNotBeReadIsNoDamage) {
+    MemoryFiles disk;
+    disk.put(checkpoint_path(1), valid_checkpoint(1));
+    disk.put(checkpoint_path(2), valid_checkpoint(2));
+    disk.put(checkpoint_path(3), "damaged");
+    FaultyFiles files(disk.table());
+    files.fail_where([&](FileCall call, const std::string &path,
+                         bool) { return path == checkpoint_path(2) && call == FileCall::Open; },
+                     EACCES);
+    Loaded got = load(files.table());
+    EXPECT_EQ(got.status, STATUS_INPUT);
+    EXPECT_EQ(got.value, -1);
+    EXPECT_EQ(got.damage.size(), 1u); // the third
+    for (const char *said : {"model.ckpt-2", "EACCES", "make it readable", "move it away"}) {
+        EXPECT_NE(got.message.find(said), std::string::npos) << said << ": " << got.message;
     }
 }
 

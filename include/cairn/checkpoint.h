@@ -275,6 +275,8 @@ CAIRN_API const void *cairn_checkpoint_get_bytes(const struct cairn_checkpoint *
  * false, and nothing else happens, when the directory has no checkpoint: a fresh start. Every bit
  * is verified before a tensor is touched.
  *  - CAIRN_ERROR_CORRUPT: there are checkpoints and none of them verifies. Never a fresh start.
+ *  - CAIRN_ERROR_INPUT: the newest one that is not damaged may not be read. Make it readable or move
+ *    it away.
  *  - CAIRN_ERROR_MISFIT: a registered tensor is missing in the checkpoint or has another type or
  *    shape, or the checkpoint has a tensor that is not registered (a read-only handle may register
  *    a part of them). Nothing was touched.
