@@ -3,6 +3,7 @@
  *
  * In this order: everything that can fail without harm (reading, fitting, allocating) comes before
  * the first byte of a registered tensor is written. */
+#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -203,6 +204,20 @@ static void tell_damage(void *context, const char *path, const char *reason) {
     handle_tell(context, told.status, told.message);
 }
 
+/* Open made the directory and locked it: without it "no checkpoint" would be no fresh start but
+ * everything lost. */
+static enum status check_directory(const struct cairn_checkpoint *handle, struct error *err) {
+    struct file_stat st;
+    char shown[400];
+    if (handle->store == NULL) {
+        return STATUS_OK;
+    }
+    CHECK(handle->files->stat(handle->files->context, handle->directory, &st) != -ENOENT, err,
+          STATUS_OUTPUT, "the directory %s was deleted since it was opened",
+          text_escape(handle->directory, strlen(handle->directory), shown, sizeof shown));
+    return store_check_owned(handle->store, err);
+}
+
 static enum status restore(struct cairn_checkpoint *handle, bool *found, uint64_t *step,
                            struct error *err) {
     struct arrival arrival = {0};
@@ -216,6 +231,7 @@ static enum status restore(struct cairn_checkpoint *handle, bool *found, uint64_
         handle_collect(handle);
     }
     handle->may_save = false;
+    TRY(check_directory(handle, err));
     TRY(store_load_newest(handle->files, handle->directory, tell_damage, handle,
                           &arrival.checkpoint, path, err));
     enum status status = STATUS_OK;
@@ -229,6 +245,10 @@ static enum status restore(struct cairn_checkpoint *handle, bool *found, uint64_
     }
     *found = status == STATUS_OK && arrival.checkpoint != NULL;
     handle->may_save = status == STATUS_OK;
+    if (handle->may_save) { /* what failed before was given up with the state that it was of */
+        handle->failure = (struct error){STATUS_OK, ""};
+        handle->newest = STATUS_OK;
+    }
     if (*found && step != NULL) {
         *step = arrival.step;
     }

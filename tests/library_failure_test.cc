@@ -315,6 +315,41 @@ TEST(LibraryFailure, StopMakesLaterSavesFail) {
     EXPECT_TRUE(trainer.message_has("step 2")) << trainer.error.message;
 }
 
+// A run that diverged goes back to its last good state and on from there.
+TEST(LibraryFailure, AfterStopARestoreBeginsAnew) {
+    MemoryFiles disk;
+    Trainer trainer(&disk);
+    trainer.options.on_failure = CAIRN_CHECKPOINT_STOP;
+    trainer.start();
+    trainer.save_step(1);
+    trainer.train_to(2);
+    trainer.weight[0] = NAN;
+    ASSERT_EQ(trainer.save(), CAIRN_OK);
+    EXPECT_EQ(trainer.wait(), CAIRN_ERROR_NONFINITE);
+    ASSERT_EQ(trainer.restore(), CAIRN_OK);
+    EXPECT_EQ(trainer.step, 1u);
+    EXPECT_EQ(trainer.wait(), CAIRN_OK); // nothing has failed since
+    trainer.save_step(3);
+    EXPECT_EQ(ring_steps(disk), (std::vector<uint64_t>{1, 3}));
+}
+
+// "No checkpoint", and a fresh start, is what a directory that has gone must not mean.
+TEST(LibraryFailure, ARestoreFromADirectoryThatHasGoneFails) {
+    MemoryFiles disk;
+    Trainer trainer(&disk);
+    trainer.start();
+    trainer.save_step(1);
+    trainer.files.fail_where([](FileCall call, const std::string &path,
+                                bool) { return call == FileCall::Stat && path == kRun; },
+                             ENOENT);
+    EXPECT_EQ(trainer.restore(), CAIRN_ERROR_OUTPUT);
+    EXPECT_TRUE(trainer.message_has("was deleted since")) << trainer.error.message;
+    trainer.files.heal();
+    disk.put(kRun + "/.cairn-lock", "pid 1 on host other\n");
+    EXPECT_EQ(trainer.restore(), CAIRN_ERROR_OUTPUT);
+    EXPECT_TRUE(trainer.message_has("pid 1 on host other")) << trainer.error.message;
+}
+
 TEST(LibraryFailure, CloseSaysThatTheLastSaveFailed) {
     MemoryFiles disk;
     Trainer trainer(&disk);

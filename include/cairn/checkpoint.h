@@ -132,7 +132,8 @@ enum cairn_checkpoint_busy {
 /* What happens after a save has failed in the background. */
 enum cairn_checkpoint_on_failure {
     CAIRN_CHECKPOINT_WARN, /* it is reported; later saves are tried */
-    CAIRN_CHECKPOINT_STOP  /* besides, every later cairn_checkpoint_save returns that failure */
+    CAIRN_CHECKPOINT_STOP /* besides, every later cairn_checkpoint_save returns that failure, until a
+                              cairn_checkpoint_restore_latest has gone back */
 };
 
 /* Told about every background failure, every damaged checkpoint that was passed over
@@ -281,6 +282,7 @@ CAIRN_API const void *cairn_checkpoint_get_bytes(const struct cairn_checkpoint *
  *    shape, or the checkpoint has a tensor that is not registered (a read-only handle may register
  *    a part of them). Nothing was touched.
  *  - CAIRN_ERROR_DEVICE: a copy to the device failed; the tensors' contents are undefined.
+ *  - CAIRN_ERROR_OUTPUT: the directory was deleted since it was opened, or is another run's now.
  * Must be called, and succeed, before the first save: a run that ignored the checkpoints of its
  * directory would bury them. Closes the list of tensors and allocates the copies. May be called
  * again later to go back to the newest checkpoint; it then waits for the saves under way. `step`
