@@ -14,9 +14,11 @@
 #     ops        operations and steps, fused kernels against cuDNN, saves (`cairn bench ops`)
 #     epochs     `cairn train` on --data (default demo): graph on and off, fused and cuDNN
 #     saves      `cairn train` with a save every few steps: how long training stood still
+#     checkpoint what a save costs in each way, by a copy on the device first or directly to the host
+#                (`cairn bench checkpoint`)
 #     torch      PyTorch's nn.LSTM on the same lengths, where it is installed (TORCH_PYTHON names a
 #                Python that has it)
-# Expected after the build: about 8 minutes, most of it for the sanitizers and `process`.
+# Expected after the build: about 11 minutes, most of it for the sanitizers and `process`.
 #
 #     --data PATH    what `cairn train --data` takes, e.g. aclImdb
 #     --quick        small sizes and few repeats, to see that all of it works
@@ -30,7 +32,7 @@
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 report=$root/bench/gpu_report.py
-sections=(machine build tests process memcheck racecheck ops epochs saves torch)
+sections=(machine build tests process memcheck racecheck ops epochs saves checkpoint torch)
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; }
 fail_usage() {
@@ -248,6 +250,19 @@ section_saves() {
     need_build
     train "$work/saves" --epochs 1 --save-checkpoints-steps "$save_every" || exit 1
     python3 "$report" saves "$work/saves" >"$work/saves.json"
+}
+
+section_checkpoint() {
+    need_build
+    local arguments=(--device cuda --data "$train_data" "${train_sizes[@]}" --storage dir --dir "$work"
+        --kills 0 --json "$work/figures.json")
+    if [ "$quick" -eq 1 ]; then
+        arguments+=(--quick)
+    else
+        arguments+=(--sizes "real,33,330" --repeats 3)
+    fi
+    "$cairn" bench checkpoint "${arguments[@]}" || exit 1
+    python3 "$report" checkpoint "$work/figures.json" "$device" >"$work/checkpoint.json"
 }
 
 section_torch() {

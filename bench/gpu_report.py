@@ -86,6 +86,19 @@ def origin(path, device):
         sys.exit(f"these are figures of the {figures}, not of the {wanted}: not published")
 
 
+def checkpoint(path, device):
+    """What `cairn bench checkpoint` measured, if it was on the device that is said."""
+    figures = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    kernel_path = figures["device"]["kernel_path"]
+    if kernel_path.startswith("simulated") != (device == "sim") or "cuda" not in kernel_path:
+        sys.exit(f"these are figures of the path {kernel_path}: not published")
+    for entries, name in ((figures["options"], "data"), (figures["facts"], "data of the real state")):
+        entries[name] = pathlib.Path(entries[name]).name  # where it lies is nobody's business
+    for entries, name in ((figures["options"], "dir"), (figures["options"], "json"), (figures["facts"], "dir")):
+        entries.pop(name, None)
+    return figures
+
+
 def epochs(work, variants):
     data = {}
     for variant in variants:
@@ -186,6 +199,10 @@ def table(sections):
         stall = data["saves"]["stall_us"]
         rows.append((f"training stood still, {data['saves']['saves']} saves: median, p99, max",
                      f"{stall['median']:.0f}, {stall['p99']:.0f}, {stall['max']:.0f} us"))
+    for figure in data.get("checkpoint", {}).get("figures", []):
+        usual = figure["section"].endswith(("every 10", "every 50"))
+        if usual and figure["name"] in ("stall p50", "durable p50") and figure["median"] is not None:
+            rows.append((f"{figure['section']}: {figure['name']}", f"{figure['median']:.4g} {figure['unit']}"))
     for entry in data.get("torch", {}).get("entries", []):
         rows.append((f"PyTorch {entry['what']}, {entry['lengths']}, TF32 {entry['tf32']}",
                      f"{entry['median']:.1f} us"))
@@ -231,6 +248,7 @@ def main():
             "tests": tests,
             "epochs": lambda work, *variants: epochs(work, variants),
             "saves": saves,
+            "checkpoint": checkpoint,
             "text": lambda path: pathlib.Path(path).read_text(encoding="utf-8").splitlines(),
         }
         print(json.dumps(makers[command](*arguments), indent=1))

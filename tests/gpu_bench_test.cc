@@ -1,6 +1,7 @@
 // bench/gpu.sh on the simulated device: every section runs or says why not, a failure is recorded
 // and does not stop the others, and figures that are not of a GPU are not published as such.
 #include <cstdlib>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -63,7 +64,8 @@ TEST_F(GpuBench, EverySectionRunsOrSaysWhyNot) {
     ASSERT_NE(root_, nullptr);
     EXPECT_TRUE(json_is_true(json_object_get(root_, "simulated")));
     EXPECT_TRUE(contains(outcome.out, "SIMULATED")) << outcome.out;
-    for (const char *name : {"machine", "build", "tests", "process", "ops", "epochs", "saves"}) {
+    for (const char *name :
+         {"machine", "build", "tests", "process", "ops", "epochs", "saves", "checkpoint"}) {
         EXPECT_EQ(status(name), "ok") << name;
         EXPECT_NE(data(name), nullptr) << name;
     }
@@ -100,6 +102,21 @@ TEST_F(GpuBench, EverySectionRunsOrSaysWhyNot) {
     EXPECT_EQ(json_object_get(data("epochs"), "cudnn"), nullptr);
     EXPECT_GT(number(data("saves"), "saves"), 1.0);
     EXPECT_GT(number(json_object_get(data("saves"), "stall_us"), "median"), 0.0);
+
+    std::set<std::string> timed; // ways to save whose stall is known
+    json_array_foreach(json_object_get(data("checkpoint"), "figures"), i, entry) {
+        if (std::string("stall p50") == json_string_value(json_object_get(entry, "name"))) {
+            EXPECT_GT(number(entry, "median"), 0.0) << i;
+            timed.insert(json_string_value(json_object_get(entry, "section")));
+        }
+    }
+    for (const char *way : {"async+zstd", "direct+zstd"}) {
+        EXPECT_EQ(timed.count(std::string("dir, real, ") + way + ", every 10"), 1u) << way;
+    }
+    // Where the data lie is nobody's business.
+    EXPECT_STREQ(
+        json_string_value(json_object_get(json_object_get(data("checkpoint"), "options"), "data")),
+        "small.csv");
 }
 
 TEST_F(GpuBench, AFailureIsRecordedAndStopsNothing) {
