@@ -102,6 +102,15 @@ static enum status measure_last_save(const struct bench *bench, struct checkpoin
     return checkpoint_encoding_run(trainee, &bench->plan, repeats, &out->encoding, err);
 }
 
+/* After all that is measured of this state, as it makes work for the disk, and when that is
+ * reported, as it can fail. */
+static enum status keep_first_state(const struct bench *bench,
+                                    const struct checkpoint_trainee *trainee, struct error *err) {
+    const char *path = bench->options.keep_state;
+    bool wanted = path[0] != '\0' && bench->case_count == 1;
+    return wanted ? checkpoint_restore_keep(trainee, path, err) : STATUS_OK;
+}
+
 static enum status measure_case(struct bench *bench, struct checkpoint_trainee *trainee,
                                 struct checkpoint_case *cell, struct error *err) {
     TRY(run_cells(bench, trainee, cell, err));
@@ -113,6 +122,7 @@ static enum status measure_case(struct bench *bench, struct checkpoint_trainee *
         checkpoint_report_restore(cell, &last->restore, bench->report, bench->csv, stdout);
         checkpoint_report_encoding(cell, &last->encoding, bench->report, bench->csv, stdout);
         fflush(stdout);
+        status = keep_first_state(bench, trainee, err);
     }
     free(last);
     return status;
@@ -289,6 +299,7 @@ static enum status measure_all(struct bench *bench, struct error *err) {
 
 static enum status run(struct bench *bench, struct error *err) {
     struct options *options = &bench->options;
+    TRY(checkpoint_restore_try_keep(options->keep_state, err));
     for (int tmpfs = 0; tmpfs < CHECKPOINT_PLACES; tmpfs++) {
         if (tmpfs == 1 ? bench->plan.tmpfs : bench->plan.disk) {
             TRY(checkpoint_place_make(options, tmpfs == 1, &bench->places[bench->place_count],

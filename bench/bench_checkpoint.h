@@ -147,10 +147,11 @@ MUST_USE enum status checkpoint_real_create(const struct options *options, struc
 
 /* Three parts of `megabytes` together, called as a model's: weights (normal, each row of 256 with a
  * deviation of its own between 0.01 and 0.1), Adam's m (normal, rows of 1e-5 to 1e-3) and v (its
- * square, never 0): as random in the mantissa and as alike in the exponent as trained numbers. A
- * step is `step_seconds` of additions and multiplications on one core, measured before, so that it
- * takes longer when the writer needs that core (it needs no memory, so a copy beside it costs less
- * than beside a real step), and at its end an update that changes nothing. */
+ * square, never 0): as random in the mantissa and as alike in the exponent as trained numbers, and
+ * the same in every run. A step is `step_seconds` of additions and multiplications on one core,
+ * measured before, so that it takes longer when the writer needs that core (it needs no memory, so
+ * a copy beside it costs less than beside a real step), and at its end an update that changes
+ * nothing. */
 MUST_USE enum status checkpoint_synthetic_create(struct backend *be, double megabytes,
                                                  double step_seconds, const char *directory,
                                                  struct checkpoint_trainee **out,
@@ -237,6 +238,14 @@ struct checkpoint_restore {
  * frees *out (checkpoint_free). */
 MUST_USE enum status checkpoint_restore_read(struct checkpoint_trainee *trainee,
                                              struct checkpoint **out, struct error *err);
+/* Whether checkpoint_restore_keep could publish a file at `path`, the value of --keep-state ("":
+ * none is wanted): minutes are measured before it does. STATUS_OUTPUT naming both. */
+MUST_USE enum status checkpoint_restore_try_keep(const char *path, struct error *err);
+/* Copy the file of the newest checkpoint of the trainee's directory to `path`, in place of what is
+ * there, for who saves the same tensors in other ways. STATUS_IO, STATUS_MEMORY. Blocking: until
+ * the copy is durable. */
+MUST_USE enum status checkpoint_restore_keep(const struct checkpoint_trainee *trainee,
+                                             const char *path, struct error *err);
 /* Restore the newest checkpoint of the trainee's directory, cold and warm in turns.
  * STATUS_STOPPED. */
 MUST_USE enum status checkpoint_restore_run(struct checkpoint_trainee *trainee, unsigned repeats,

@@ -49,13 +49,7 @@ static bool drop_cache(const char *path) {
     return dropped;
 }
 
-/* ---- one restore ----------------------------------------------------------------------------- */
-
-static double lap(double *clock) {
-    double before = *clock;
-    *clock = bench_clock_now();
-    return *clock - before;
-}
+/* ---- the newest checkpoint ------------------------------------------------------------------- */
 
 static enum status find_newest(const char *directory, char path[FILE_PATH_CAPACITY],
                                struct error *err) {
@@ -66,6 +60,50 @@ static enum status find_newest(const char *directory, char path[FILE_PATH_CAPACI
     store_list_free(&list);
     CHECK(found, err, STATUS_INTERNAL, "%s holds no checkpoint", directory);
     return STATUS_OK;
+}
+
+enum status checkpoint_restore_read(struct checkpoint_trainee *trainee, struct checkpoint **out,
+                                    struct error *err) {
+    char path[FILE_PATH_CAPACITY];
+    TRY(store_load_newest(&file_posix, store_directory(trainee->store), NULL, NULL, out, path,
+                          err));
+    CHECK(*out != NULL, err, STATUS_INTERNAL, "there is no checkpoint to restore");
+    return STATUS_OK;
+}
+
+enum status checkpoint_restore_try_keep(const char *path, struct error *err) {
+    struct stat about;
+    struct publish publish;
+    if (path[0] == '\0') {
+        return STATUS_OK;
+    }
+    CHECK(stat(path, &about) != 0 || S_ISREG(about.st_mode), err, STATUS_OUTPUT,
+          "--keep-state %s is not a regular file", path);
+    if (publish_begin(&file_posix, path, &publish, err) != STATUS_OK) {
+        return error_prefix(err, STATUS_OUTPUT, "--keep-state");
+    }
+    publish_abort(&publish);
+    return STATUS_OK;
+}
+
+enum status checkpoint_restore_keep(const struct checkpoint_trainee *trainee, const char *path,
+                                    struct error *err) {
+    char newest[FILE_PATH_CAPACITY];
+    uint8_t *file;
+    size_t size;
+    TRY(find_newest(store_directory(trainee->store), newest, err));
+    TRY(file_read_all(&file_posix, newest, CHECKPOINT_FILE_BYTES_MAX, &file, &size, err));
+    enum status status = file_publish(&file_posix, path, file, size, err);
+    free(file);
+    return status == STATUS_OK ? status : error_prefix(err, status, "--keep-state");
+}
+
+/* ---- one restore ----------------------------------------------------------------------------- */
+
+static double lap(double *clock) {
+    double before = *clock;
+    *clock = bench_clock_now();
+    return *clock - before;
 }
 
 static enum status restore_in_parts(struct checkpoint_trainee *trainee,
@@ -94,15 +132,6 @@ static enum status restore_in_parts(struct checkpoint_trainee *trainee,
     seconds[CHECKPOINT_LOAD] = lap(&clock);
     checkpoint_free(checkpoint);
     return status;
-}
-
-enum status checkpoint_restore_read(struct checkpoint_trainee *trainee, struct checkpoint **out,
-                                    struct error *err) {
-    char path[FILE_PATH_CAPACITY];
-    TRY(store_load_newest(&file_posix, store_directory(trainee->store), NULL, NULL, out, path,
-                          err));
-    CHECK(*out != NULL, err, STATUS_INTERNAL, "there is no checkpoint to restore");
-    return STATUS_OK;
 }
 
 static enum status restore_whole(struct checkpoint_trainee *trainee, double *seconds,

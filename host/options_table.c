@@ -424,6 +424,9 @@ const struct option_row option_rows[] = {
     {ROW("plot", plot, STRING, "FILE", "", FREE), .shown = "none",
      .help = "draw the loss of throughput against the interval into this PNG, with gnuplot",
      .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
+    {ROW("keep-state", keep_state, STRING, "FILE", "", FREE), .shown = "none",
+     .help = "copy the last checkpoint of the first state that is measured to this file",
+     .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
     {ROW("json", json, STRING, "FILE", "", FREE), .shown = "none",
      .help = "write the figures to this file too", .commands = BENCHES, .group = GROUP_BENCH},
 

@@ -367,6 +367,80 @@ TEST(BenchCheckpointOptions, WithoutQuickThereAreAsManyRepeatsAsTheHelpSays) {
     EXPECT_FALSE(contains(outcome.out, "nan")) << outcome.out;
 }
 
+// {name: type, shape, bytes and digest} of a made-up state's tensors, as `cairn inspect` tells them.
+std::map<std::string, std::string> kept_tensors(const std::string &path) {
+    const Outcome inspect = run_cairn({"inspect", path});
+    EXPECT_EQ(inspect.code, 0) << inspect.err;
+    std::map<std::string, std::string> tensors;
+    std::istringstream out(inspect.out);
+    for (std::string line, name, rest; std::getline(out, line);) {
+        std::istringstream fields(line);
+        if (contains(line, ".weight ") && fields >> name && std::getline(fields >> std::ws, rest)) {
+            tensors[name] = rest;
+        }
+    }
+    return tensors;
+}
+
+// A thousand numbers in each of three parts, cut into four.
+TEST(BenchCheckpointKeepState, TheFirstStateThatIsMeasuredIsAFileThatInspectTakes) {
+    TemporaryDirectory directory;
+    const std::string kept = directory.file("r.state");
+    write_file(kept, "what was there");
+    const Outcome outcome = run_cairn(
+        shortest(directory) + words("--sizes 0.012,0.024 --intervals 1 --kills 0 --keep-state") +
+        std::vector<std::string>{kept});
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_EQ(read_figures(directory.file("r.json")).count("dir, 0.024 MB, async, every 1"), 1u);
+    const auto tensors = kept_tensors(kept);
+    EXPECT_EQ(tensors.size(), 3u * 4);
+    for (const std::string part : {"", "adam.m.", "adam.v."}) {
+        for (int i = 0; i < 4; i++) {
+            const auto tensor = tensors.find(part + "layer" + std::to_string(i) + ".weight");
+            ASSERT_NE(tensor, tensors.end()) << part << i;
+            std::istringstream about(tensor->second);
+            std::string type, shape, bytes;
+            about >> type >> shape >> bytes;
+            EXPECT_EQ(type + " " + shape + " " + bytes, "F32 [250] 1000");
+        }
+    }
+    for (const std::string &name : list_directory(directory.path())) {
+        EXPECT_EQ(name.substr(0, 2), "r.") << name;
+    }
+}
+
+// Who saves a kept state in another way saves what the other runs save.
+TEST(BenchCheckpointKeepState, AMadeUpStateIsTheSameInEveryRun) {
+    TemporaryDirectory directory;
+    for (const char *run : {"r.one --modes off --saves 1", "r.two --modes sync+zstd --saves 3"}) {
+        const Outcome outcome = ::run(
+            {.program = "",
+             .arguments = shortest(directory) +
+                          words("--sizes 0.02 --intervals 1 --kills 0 --keep-state") + words(run),
+             .directory = directory.path()});
+        ASSERT_EQ(outcome.code, 0) << outcome.err;
+    }
+    const auto one = kept_tensors(directory.file("r.one"));
+    EXPECT_EQ(one.size(), 3u * 4);
+    EXPECT_EQ(one, kept_tensors(directory.file("r.two")));
+}
+
+TEST(BenchCheckpointKeepState, APathThatNobodyCanWriteIsRefusedBeforeAnythingIsMeasured) {
+    TemporaryDirectory directory;
+    ASSERT_EQ(mkfifo(directory.file("pipe").c_str(), 0600), 0);
+    for (const std::string &path :
+         {directory.path(), directory.file("pipe"), directory.file("none/state")}) {
+        SCOPED_TRACE(path);
+        const Outcome outcome =
+            run_cairn(shortest(directory) + std::vector<std::string>{"--keep-state", path});
+        EXPECT_EQ(outcome.code, 73);
+        EXPECT_TRUE(contains(outcome.err, "--keep-state")) << outcome.err;
+        EXPECT_TRUE(contains(outcome.err, path)) << outcome.err;
+        EXPECT_EQ(outcome.out, "");
+        EXPECT_EQ(list_directory(directory.path()), std::vector<std::string>{"pipe"});
+    }
+}
+
 TEST(BenchCheckpointFailure, WhatWasMeasuredIsWrittenAlthoughThePictureFails) {
     TemporaryDirectory directory;
     write_file(directory.file("gnuplot"), "#!/bin/sh\nexit 3\n");
@@ -390,14 +464,16 @@ TEST(BenchCheckpointFailure, AStateThatIsTooLargeIsLeftOutAndTheReportSaysSo) {
         GTEST_SKIP() << "this machine has the memory";
     }
     TemporaryDirectory directory;
-    const Outcome outcome =
-        run_cairn(shortest(directory) + words("--sizes 50000,0.02 --intervals 2 --kills 1"));
+    const Outcome outcome = run_cairn(
+        shortest(directory) + words("--sizes 50000,0.02 --intervals 2 --kills 1 --keep-state") +
+        std::vector<std::string>{directory.file("r.state")});
     ASSERT_EQ(outcome.code, 0) << outcome.err;
     for (const char *name : {"left out: dir, 50000 MB", "left out: dir, kill"}) {
         EXPECT_TRUE(contains(fact(directory.file("r.json"), name), "too little free")) << name;
         EXPECT_TRUE(contains(outcome.out, name));
     }
     EXPECT_EQ(read_figures(directory.file("r.json")).count("dir, 0.02 MB, async, every 2"), 1u);
+    EXPECT_EQ(run_cairn({"inspect", directory.file("r.state")}).code, 0);
 }
 
 TEST(BenchCheckpointFailure, AStopSignalWhileTrainersAreKilledEndsItAndLeavesNothing) {

@@ -412,11 +412,15 @@ TEST_F(Options, BenchmarksHaveDefaultsOfTheirOwn) {
     EXPECT_EQ(checkpoint->kills, 5u);
     EXPECT_EQ(checkpoint->saves, 0u);
     EXPECT_STREQ(checkpoint->storage, "dir,tmpfs");
+    EXPECT_STREQ(checkpoint->keep_state, "");
+    EXPECT_STREQ(Parsed(COMMAND_BENCH_CHECKPOINT, {"--keep-state", "f"})->keep_state, "f");
     EXPECT_FALSE(checkpoint->quick);
     expect_refused(Parsed(COMMAND_BENCH_CHECKPOINT, {"--kills", "1001"}), STATUS_USAGE,
                    {"--kills", "0 to 1000"});
     expect_refused(Parsed(COMMAND_BENCH_DATA, {"--kills", "1"}), STATUS_USAGE,
                    {"--kills", "bench checkpoint"});
+    expect_refused(Parsed(COMMAND_BENCH_TRAIN, {"--keep-state", "f"}), STATUS_USAGE,
+                   {"--keep-state", "bench checkpoint"});
     for (const char *bad : {"0", "256", "many"}) {
         expect_refused(Parsed(COMMAND_BENCH_OPS, {"--repeats", bad}), STATUS_USAGE,
                        {"--repeats", "1 to 255"});
