@@ -20,10 +20,13 @@ sys.path.insert(0, str(PEERS))
 
 import checkpoint  # pylint: disable=wrong-import-position
 
-# Notes its orders. Save n of its life blocks for n ms and takes 10 n ms in all.
+# Notes the tensors that it is given, then its orders. Save n of its life blocks for n ms and takes 10 n ms in
+# all.
 WORKER = """
 import json, os, sys
 kind, log = sys.argv[1], open(os.environ["ORDERS"], "a")
+with open(sys.argv[3]) as checkpoint:
+    print(kind, "has", checkpoint.read(), file=log, flush=True)
 savers = {"torch": ["torch_save", "torch_load"], "keras": ["keras_backup"]}[kind]
 print(json.dumps({"bytes": 24000000, "version": "Made-up " + kind, "savers": savers}), flush=True)
 saves = 0
@@ -42,15 +45,21 @@ for line in sys.stdin:
     print(json.dumps({"times": times}), flush=True)
 """
 
-# Notes after how many steps it saves. A save takes 110 ms, the longest SAVE_MS, and 30 ms to clean up.
+# Notes after how many steps it saves, and whether it keeps its state. A save takes 110 ms, the longest
+# SAVE_MS, and 30 ms to clean up.
 CAIRN = f"""#!{sys.executable}
-import json, os, sys
+import json, os, pathlib, sys
 options = dict(zip(sys.argv[3::2], sys.argv[4::2]))
 assert sys.argv[1:3] == ["bench", "checkpoint"] and os.path.isdir(options["--dir"]), sys.argv
 if "CAIRN_SAYS" in os.environ:
     sys.exit(os.environ["CAIRN_SAYS"])
 with open(os.environ["ORDERS"], "a") as log:
-    print("cairn", options["--modes"], options["--sizes"], options["--intervals"], file=log)
+    if "--keep-state" in options:
+        state = pathlib.Path(options["--keep-state"])
+        assert state.parent.samefile(options["--dir"]), sys.argv
+        state.write_text(f"Cairn's {{options['--sizes']}} MB")
+    keeps = ["keeps"] if "--keep-state" in options else []
+    print("cairn", options["--modes"], options["--sizes"], options["--intervals"], *keeps, file=log)
 saves = options["--saves"]
 with open(options["--csv"], "w") as csv:
     print("mode,stall_p50_us,stall_p99_us,stall_max_us,durable_p50_ms,durable_max_ms,retain_ms,saves_asked,"
@@ -104,7 +113,11 @@ class Run(unittest.TestCase):
         return ended.exception.code
 
     def orders(self):
-        return (self.folder / "orders").read_text(encoding="utf-8").splitlines()
+        """Those that come after every worker has been given its tensors."""
+        lines = (self.folder / "orders").read_text(encoding="utf-8").splitlines()
+        self.beginning = [line for line in lines if " has " in line or line.endswith(" keeps")]
+        self.assertEqual(sorted(lines[: len(self.beginning)]), sorted(self.beginning))
+        return lines[len(self.beginning) :]
 
     def line(self, name):
         line, = (line for line in self.output.getvalue().splitlines() if line.startswith(f"{name}  "))
@@ -140,6 +153,28 @@ class Run(unittest.TestCase):
         self.assertIn(" s, round 2 of 3: torch.save + fsync + rename\n", self.errors.getvalue())
         self.assertIn(" s, a save (async, async+zstd) had not ended when the next one was due: again with "
             "one every 20 steps\n", self.errors.getvalue())
+
+    def test_all_save_the_tensors_that_cairn_has_made_up(self):
+        self.run_script("--rounds", "1", "--saves", "0")
+        self.orders()
+        self.assertEqual("cairn off 24 1 keeps", self.beginning[0])
+        self.assertEqual(["keras has Cairn's 24 MB", "torch has Cairn's 24 MB"], sorted(self.beginning[1:]))
+        self.assertIn(" s, making the tensors that all save, 24 MB\n", self.errors.getvalue())
+
+    def test_a_checkpoint_that_the_peers_save(self):
+        given = self.folder / "given"
+        given.write_text("a model's", encoding="utf-8")
+        report = self.run_script("--rounds", "1", "--saves", "0", "--megabytes", "7", "--checkpoint",
+            str(given))
+        self.assertEqual("cairn off 24 1", self.orders()[0])  # of as many bytes as the workers have read
+        self.assertEqual(24.0, report["megabytes"])
+        self.assertEqual(["keras has a model's", "torch has a model's"], sorted(self.beginning))
+        self.assertEqual("a model's", given.read_text(encoding="utf-8"))
+
+    def test_nothing_is_made_for_no_peers(self):
+        self.run_script("--rounds", "1", "--saves", "0", kinds=())
+        self.assertEqual(["cairn off 24 1"], self.orders())
+        self.assertEqual([], self.beginning)
 
     def test_saves_that_never_end_in_time(self):
         # 13, 20, 30, 45 and 68 steps are not enough.

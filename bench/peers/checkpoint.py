@@ -41,10 +41,8 @@ def progress(text):
 
 
 class Worker:
-    def __init__(self, kind, python, arguments):
-        command = [python, str(WORKER), kind, str(arguments.step_ms), str(arguments.megabytes)]
-        if arguments.checkpoint is not None:
-            command.append(str(arguments.checkpoint))
+    def __init__(self, kind, python, step_ms, checkpoint):
+        command = [python, str(WORKER), kind, str(step_ms), str(checkpoint)]
         environment = dict(os.environ, KERAS_BACKEND=os.environ.get("KERAS_BACKEND", "tensorflow"),
             TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="")
         self.kind, self.log = kind, tempfile.TemporaryFile(mode="w+")
@@ -53,7 +51,7 @@ class Worker:
         self.bytes = self.version = self.savers = None
 
     def meet(self):
-        """Waits until it has imported its packages and made its tensors."""
+        """Waits until it has imported its packages and read its tensors."""
         hello = self.read()
         self.bytes, self.version, self.savers = hello["bytes"], hello["version"], hello["savers"]
 
@@ -120,9 +118,16 @@ class Cairn:
                 "the machine too little memory")
         return rows, restore
 
-    def restore(self):
-        _, restore = self.run("--modes", "off", "--intervals", "1", "--step-ms", "1", "--saves", "1")
+    def restore(self, *options):
+        _, restore = self.run("--modes", "off", "--intervals", "1", "--step-ms", "1", "--saves", "1",
+            *options)
         return restore
+
+    def make_state(self):
+        """The path of a checkpoint of the tensors that its rows are of."""
+        path = pathlib.Path(self.directory, "state.safetensors.zst")
+        self.restore("--keep-state", str(path))
+        return path
 
     def overlapping(self, row):
         """A save of this mode may have begun before the one before had ended, its clean-up included."""
@@ -306,12 +311,16 @@ def main(words=None):
     arguments = parse_arguments(words)
     pythons = {"torch": arguments.torch_python, "safetensors": arguments.safetensors_python,
         "keras": arguments.keras_python}
+    pythons = {kind: python for kind, python in pythons.items() if python}
     with tempfile.TemporaryDirectory(dir=arguments.dir) as directory:
         workers = {}
         try:
-            for kind, python in pythons.items():
-                if python:  # they import while the first ones are waited for
-                    workers[kind] = Worker(kind, python, arguments)
+            checkpoint = arguments.checkpoint
+            if checkpoint is None and pythons:
+                progress(f"making the tensors that all save, {arguments.megabytes:g} MB")
+                checkpoint = Cairn(arguments, directory).make_state()
+            for kind, python in pythons.items():  # they import while the first ones are waited for
+                workers[kind] = Worker(kind, python, arguments.step_ms, checkpoint)
             run(arguments, workers, directory)
         finally:
             for worker in workers.values():

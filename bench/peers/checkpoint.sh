@@ -4,10 +4,11 @@
 #     bench/peers/checkpoint.sh [--megabytes X | --checkpoint FILE] [--dir DIR] [--rounds N] [--saves N]
 #         [--step-ms X] [--only torch,safetensors,keras] [--json FILE] [--cairn PATH]
 #
-# All save the same amount of 32-bit weights and Adam moments, drawn in the same way, into the same
-# directory. With --checkpoint the peers save the tensors of a checkpoint of Cairn's, whose decoding needs
-# zstd; Cairn's own rows are always of made-up tensors, of the same size. They take turns, round by round,
-# and each save begins when the one before has ended. What is done goes to standard error.
+# All save the same tensors, 32-bit weights and Adam moments, into the same directory: Cairn makes them up and
+# keeps a checkpoint of them, which the peers read; its decoding needs the zstd program. With --checkpoint the
+# peers save the tensors of that one; Cairn's own rows are always of made-up tensors, then of the same size.
+# They take turns, round by round, and each save begins when the one before has ended. What is done goes to
+# standard error.
 #
 # "blocked" is how long the caller waits, "total" how long until everything is written, with those that
 # sync also until it is durable. Between two saves of each come the same steps of one core's arithmetic of

@@ -1,10 +1,11 @@
 """The peers of checkpoint.py: runs under each peer's own Python, which has the packages.
 
-    checkpoint_savers.py KIND STEP_MS MEGABYTES [CHECKPOINT]
+    checkpoint_savers.py KIND STEP_MS CHECKPOINT
     checkpoint_savers.py load FILE
 
-makes the tensors once and says what it has in a line of JSON, then does what each line of JSON on its
-standard input asks, and answers with a line of JSON. `load` is a process that does nothing but torch.load.
+reads the checkpoint's tensors once and says what it has in a line of JSON, then does what each line of JSON
+on its standard input asks, and answers with a line of JSON. `load` is a process that does nothing but
+torch.load.
 """
 
 import json
@@ -16,41 +17,22 @@ import sys
 import threading
 import time
 
-ROW = 256  # numbers with one deviation, as in Cairn's made-up states
-TENSOR_FLOATS = 4 << 20
+ROW = 256  # weights in a row of Keras' layer
 LATER_LOADS = 3  # of a process, after its first one
 
 
 # ---- tensors ---------------------------------------------------------------------------------------------
 
 
-def made_up_tensors(megabytes):
-    """Weights, m and v of `megabytes` together, drawn as bench/bench_checkpoint_synthetic.c does."""
-    import numpy
-
-    random = numpy.random.default_rng(1)
-    floats = int(megabytes * 1e6 / 12)
-    rows = -(-floats // ROW)
-
-    def rows_of(low, high):
-        deviations = numpy.exp(random.uniform(numpy.log(low), numpy.log(high), rows)).astype("f4")
-        return (random.standard_normal((rows, ROW), dtype="f4") * deviations[:, None]).reshape(-1)[:floats]
-
-    parts = {"": rows_of(0.01, 0.1), "adam.m.": rows_of(1e-5, 1e-3)}
-    parts["adam.v."] = parts["adam.m."] ** 2 + numpy.float32(1e-12)
-    count = max(4, -(-floats // TENSOR_FLOATS))
-    return {
-        f"{prefix}layer{i}.weight": part[floats * i // count : floats * (i + 1) // count].copy()
-        for prefix, part in parts.items()
-        for i in range(count)
-    }
-
-
 def checkpoint_tensors(path):
     """The F32 tensors of a checkpoint of Cairn, which `zstd -d` turns into a safetensors file."""
     import numpy
 
-    content = subprocess.run(["zstd", "-dcq", path], check=True, stdout=subprocess.PIPE).stdout
+    try:
+        content = subprocess.run(["zstd", "-dcq", path], check=True, stdout=subprocess.PIPE).stdout
+    except FileNotFoundError:
+        sys.exit("checkpoint.sh: the program zstd, which decodes the tensors' checkpoint, is not installed "
+            "(Debian: apt-get install zstd)")
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     header.pop("__metadata__", None)
@@ -281,10 +263,10 @@ def load_only(path):
     print(json.dumps({"first": first, "copied": copied, "later": later}))
 
 
-def work(kind, step_ms, megabytes, checkpoint=None):
+def work(kind, step_ms, checkpoint):
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
-    tensors = made_up_tensors(float(megabytes)) if checkpoint is None else checkpoint_tensors(checkpoint)
+    tensors = checkpoint_tensors(checkpoint)
     peer = {"torch": Torch, "safetensors": Safetensors, "keras": Keras}[kind](tensors, float(step_ms) / 1e3)
     number = 0
 

@@ -1,15 +1,22 @@
 """bench/peers/checkpoint.sh beside the real PyTorch, safetensors and Keras, on a state of half a megabyte:
-every row is there, and says something that can be. tests/checkpoint_peers_test.py has the rest.
+every row is there, and says something that can be, and what each peer saves are Cairn's tensors.
+tests/checkpoint_peers_test.py has the rest.
 
 usage: checkpoint_peers.py CAIRN
 """
 
+import io
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+import zipfile
+
+import h5py
+import numpy
+import safetensors.numpy
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "bench" / "peers" / "checkpoint.sh"
 SAVERS = [
@@ -20,6 +27,8 @@ SAVERS = [
 OVERLAPPED = "torch DCP async_save, overlapped"  # not before PyTorch 2.9
 RESTORES = ["restore: cairn, verified", "restore: torch.load", "restore: torch.load, copied",
             "restore: torch.load, later ones"]
+PARTS = ["", "adam.m.", "adam.v."]
+FLOATS = 500_000 // 12  # of each
 
 
 def run(cairn, folder, *words, **environment):
@@ -60,6 +69,55 @@ def check_comparison(cairn, folder):
     assert not list(folder.iterdir()), list(folder.iterdir())
 
 
+def peer_file(kind, saver, state, folder, name):
+    """The file that this peer makes of the state."""
+    order = {"saver": saver, "directory": str(folder), "saves": 1, "steps_seconds": 0}
+    done = subprocess.run([sys.executable, SCRIPT.with_name("checkpoint_savers.py"), kind, "1", state],
+        input=json.dumps(order) + "\n", capture_output=True, text=True,
+        env={**os.environ, "KERAS_BACKEND": "tensorflow"})
+    assert done.returncode == 0, done.stderr
+    hello, answer = map(json.loads, done.stdout.splitlines())
+    assert hello["bytes"] == 12 * FLOATS and len(answer["times"]) == 1, done.stdout
+    return folder / name
+
+
+def torch_tensors(path):
+    """In a process of its own: PyTorch and TensorFlow in one may not agree."""
+    numbers = subprocess.run([sys.executable, "-c", """
+import sys, safetensors.torch, torch
+sys.stdout.buffer.write(safetensors.torch.save(torch.load(sys.argv[1])))
+""", path], capture_output=True, check=True).stdout
+    return safetensors.numpy.load(numbers)
+
+
+def check_same_tensors(cairn, folder):
+    state = folder / "state"
+    subprocess.run([cairn, "bench", "checkpoint", "--sizes", "0.5", "--storage", "dir", "--dir", folder,
+        "--repeats", "1", "--kills", "0", "--modes", "off", "--intervals", "1", "--step-ms", "1", "--saves",
+        "1", "--keep-state", state], check=True, capture_output=True)
+    content = subprocess.run(["zstd", "-dcq", state], check=True, capture_output=True).stdout
+    expected = safetensors.numpy.load(content)
+    names = [[f"{part}layer{i}.weight" for i in range(4)] for part in PARTS]
+    assert sorted(expected) == sorted(sum(names, [])), list(expected)
+    parts = [numpy.concatenate([expected[name] for name in part]) for part in names]
+    assert all(part.size == FLOATS and part.std() > 0 for part in parts), parts
+    for tensors in (torch_tensors(peer_file("torch", "torch_save", state, folder, "torch-0.pt")),
+        safetensors.numpy.load_file(
+            peer_file("safetensors", "safetensors_plain", state, folder, "plain-0.safetensors"))):
+        assert set(tensors) == set(expected), list(tensors)
+        for name, value in tensors.items():
+            assert value.dtype == numpy.float32 and numpy.array_equal(value, expected[name]), name
+    with zipfile.ZipFile(peer_file("keras", "keras_checkpoint", state, folder, "keras-0.keras")) as archive:
+        weights = h5py.File(io.BytesIO(archive.read("model.weights.h5")))
+    layers = [value for _, layer in sorted(weights["layers"].items()) for value in layer["vars"].values()]
+    moments = [value for value in weights["optimizer/vars"].values() if value.ndim == 2]
+    for value, part in zip(layers + moments, parts, strict=True):  # whole rows only
+        assert part.size - 256 < value.size, value
+        assert numpy.array_equal(numpy.ravel(value), part[: value.size]), value
+    for path in folder.iterdir():
+        path.unlink()
+
+
 def check_dead_worker(cairn, folder):
     done = run(cairn, folder, "--saves", "1", "--only", "torch", TORCH_PYTHON="false")
     assert done.returncode == 1 and done.stdout == "", done
@@ -70,6 +128,7 @@ def check_dead_worker(cairn, folder):
 def main():
     with tempfile.TemporaryDirectory() as directory:
         folder = pathlib.Path(directory)
+        check_same_tensors(sys.argv[1], folder)
         check_comparison(sys.argv[1], folder)
         check_dead_worker(sys.argv[1], folder)
 
