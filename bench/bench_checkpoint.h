@@ -162,8 +162,7 @@ MUST_USE enum status checkpoint_synthetic_create(struct backend *be, double mega
 /* What one block measured. All numbers are double: checkpoint_columns lists them. */
 struct checkpoint_round {
     double steps, seconds, step_seconds;
-    double
-        lost; /* share of the throughput of `off` in the same repeat; NaN: that is not measured */
+    double lost; /* share of the throughput of `off` in the same repeat; NaN without `off` */
     /* p99 is NaN when there were fewer than 100 calls */
     double stall_p50, stall_p99, stall_max; /* seconds in the save call, of accepted saves, and
                                                before the update that follows (writer_settle) */

@@ -24,11 +24,19 @@ static double value_at(const struct checkpoint_round *round, size_t offset) {
     return value;
 }
 
+static void list_samples(const struct checkpoint_case *cell, size_t interval,
+                         enum checkpoint_mode mode, size_t offset, double scale,
+                         double samples[BENCH_REPEATS_MAX]) {
+    for (unsigned i = 0; i < cell->repeats; i++) {
+        samples[i] = value_at(&cell->rounds[interval][mode][i], offset) * scale;
+    }
+}
+
 struct bench_spread checkpoint_spread(const struct checkpoint_case *cell, size_t interval,
                                       enum checkpoint_mode mode, size_t offset, double scale) {
     double samples[BENCH_REPEATS_MAX];
+    list_samples(cell, interval, mode, offset, scale, samples);
     for (unsigned i = 0; i < cell->repeats; i++) {
-        samples[i] = value_at(&cell->rounds[interval][mode][i], offset) * scale;
         if (isnan(samples[i])) {
             return (struct bench_spread){(double)NAN, (double)NAN, (double)NAN};
         }
@@ -195,9 +203,7 @@ static void print_stalls(const struct checkpoint_case *cell, size_t interval,
                          enum checkpoint_mode mode, FILE *table) {
     char every[24];
     double losses[BENCH_REPEATS_MAX];
-    for (unsigned i = 0; i < cell->repeats; i++) {
-        losses[i] = cell->rounds[interval][mode][i].lost * 100;
-    }
+    list_samples(cell, interval, mode, offsetof(struct checkpoint_round, lost), 100, losses);
     const struct bench_spread lost = bench_clock_spread(losses, cell->repeats);
     const struct bench_interval likely = bench_clock_confidence(losses, cell->repeats);
     fprintf(table, "  %5s %-11s %9.3f", checkpoint_interval_name(cell, interval, every),

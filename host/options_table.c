@@ -393,9 +393,8 @@ const struct option_row option_rows[] = {
          "off,copy,sync,sync+zstd,async,async+zstd,direct,direct+zstd", FREE),
      .help = "ways to save; off, to tell what they cost in throughput, and copy, one copy of the "
              "state in memory, to compare a stall with; with zstd at --compression-level (its 1 "
-             "and 2 store what hardly "
-             "shrinks), without at level -7, which stores numbers as they are; direct, of a GPU "
-             "only: no copy on the device first",
+             "and 2 store what hardly shrinks), without at level -7, which stores numbers as they "
+             "are; direct, of a GPU only: no copy on the device first",
      .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
     {ROW("intervals", intervals, STRING, "LIST", "1,10,25,50,100,epoch", FREE),
      .shown = "1,10,25,50,100,epoch; of made-up states 10, or 50 from 100 MB",

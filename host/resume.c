@@ -94,8 +94,8 @@ static bool best_is_bad(const char *path, const struct run_state *state, struct 
     return older;
 }
 
-/* Nothing reads the best model while a run goes on: unless it is looked at here, a damage shows when
- * the run is over and the model is wanted. */
+/* Nothing reads the best model while a run goes on: unless it is looked at here, a damage shows
+ * when the run is over and the model is wanted. */
 static void check_best(const char *directory, const struct run_state *state) {
     char path[FILE_PATH_CAPACITY];
     struct error why = {0};

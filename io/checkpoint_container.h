@@ -1,9 +1,9 @@
 /* checkpoint_container.h - a compressed checkpoint on its way to being trusted: what surrounds the
- * content (checkpoint_layout.h draws it). It knows zstd frames, their checksums, the digest frame and
- * the seek table; not what the content means, but for the number of bytes that it must have.
+ * content (checkpoint_layout.h draws it). It knows zstd frames, their checksums, the digest frame
+ * and the seek table; not what the content means, but for the number of bytes that it must have.
  *
- * The order of the calls is the order of trust: nothing is believed before it was compared, no memory
- * is asked for on the word of a field that could lie about it.
+ * The order of the calls is the order of trust: nothing is believed before it was compared, no
+ * memory is asked for on the word of a field that could lie about it.
  *
  * Usage:
  *     TRY(checkpoint_container_open(bytes, size, &container, err));
@@ -54,7 +54,8 @@ MUST_USE enum status checkpoint_container_open(const uint8_t *bytes, size_t size
 MUST_USE enum status checkpoint_container_check(struct checkpoint_container *container,
                                                 uint64_t data_bytes, struct error *err);
 
-/* Where each frame begins in the file, [container->frames]; the caller frees it. NULL: no memory. */
+/* Where each frame begins in the file, [container->frames]; the caller frees it. NULL: out of
+ * memory. */
 size_t *checkpoint_container_offsets(const struct checkpoint_container *container);
 
 /* The frame of that number; 0 is the header's. */

@@ -118,7 +118,8 @@ const char *store_directory(const struct store *store);
 
 /* Is the directory still the one that was opened? STATUS_OUTPUT when it was deleted and another
  * trainer has begun in a new one of that name: the kernel lock is then on a file that nobody sees.
- * STATUS_IO when that cannot be found out. Asked before each file of a save, on the writer's thread; blocking. */
+ * STATUS_IO when that cannot be found out. Asked before each file of a save, on the writer's
+ * thread; blocking. */
 MUST_USE enum status store_check_owned(const struct store *store, struct error *err);
 
 /* The retention must not delete this step until a newer one is committed (the one resumed from). */

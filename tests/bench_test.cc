@@ -156,8 +156,8 @@ TEST(BenchClock, Spread) {
     EXPECT_DOUBLE_EQ(bench_clock_spread(even, 4).median, 3.0);
 }
 
-// Which of so many samples in order, counted from 1, tables of the sign test name as the ends of the
-// interval (Conover, Practical Nonparametric Statistics, 3.2).
+// Which of so many samples in order, counted from 1, tables of the sign test name as the ends of
+// the interval (Conover, Practical Nonparametric Statistics, 3.2).
 TEST(BenchClock, TheMediansConfidenceIntervalIsThatOfTheSignTest) {
     const struct {
         unsigned count;

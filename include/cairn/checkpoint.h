@@ -132,8 +132,8 @@ enum cairn_checkpoint_busy {
 /* What happens after a save has failed in the background. */
 enum cairn_checkpoint_on_failure {
     CAIRN_CHECKPOINT_WARN, /* it is reported; later saves are tried */
-    CAIRN_CHECKPOINT_STOP /* besides, every later cairn_checkpoint_save returns that failure, until a
-                              cairn_checkpoint_restore_latest has gone back */
+    CAIRN_CHECKPOINT_STOP  /* besides, every later cairn_checkpoint_save returns that failure, until
+                              a cairn_checkpoint_restore_latest has gone back */
 };
 
 /* Told about every background failure, every damaged checkpoint that was passed over
