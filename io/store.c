@@ -197,8 +197,7 @@ static enum status check_unopened(const struct search *search, const struct erro
     return STATUS_OK;
 }
 
-/* A checkpoint says of which step it is; under another name it would be taken for what it is not.
- * */
+/* A checkpoint says of which step it is; under another name it would pass for what it is not. */
 static enum status read_entry(struct search *search, const struct store_entry *entry,
                               struct error *reason) {
     TRY(checkpoint_read_file(search->files, search->path, &search->found, reason));

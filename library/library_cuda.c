@@ -50,8 +50,7 @@ static enum status leave(int before, cudaError_t error, const char *what, struct
 
 /* ---- memory ---- */
 
-/* Zero-filled, as the table promises: between gathered tensors there are gaps, which travel along.
- * */
+/* Zero-filled, as the table promises: the gaps between gathered tensors travel along. */
 static enum status device_alloc(struct backend *be, size_t bytes, void **out, struct error *err) {
     int before = enter(be);
     cudaStream_t stream = of(be)->streams[BACKEND_STREAM_COPY];

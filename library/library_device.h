@@ -26,8 +26,7 @@ extern "C" {
 /* Ordinary memory; every copy is done when its call returns. */
 MUST_USE enum status library_host_create(struct backend **out, struct error *err);
 
-/* Is there CUDA in this build? Where there is none the two functions below fail with STATUS_DEVICE.
- * */
+/* Is there CUDA in this build? Where there is none the functions below fail with STATUS_DEVICE. */
 bool library_cuda_built(void);
 
 /* A CUDA device. BACKEND_STREAM_COMPUTE is `stream`, a cudaStream_t of the caller or NULL for the
