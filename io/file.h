@@ -41,6 +41,7 @@ struct file_stat {
     double modified_seconds; /* wall clock */
     bool is_directory;
     bool is_regular;
+    uint64_t device, inode; /* together they tell one file from another, whatever their names */
 };
 
 struct file_table {
@@ -55,6 +56,7 @@ struct file_table {
     int (*unlink)(void *context, const char *path);
     int (*mkdir)(void *context, const char *path, unsigned mode);
     int (*stat)(void *context, const char *path, struct file_stat *out); /* follows links */
+    int (*stat_open)(void *context, int fd, struct file_stat *out);
     int (*lock)(void *context, int fd); /* exclusive, not blocking, held until close; -EWOULDBLOCK
                                            when another process has it; -ENOSYS, -ENOTSUP, -ENOLCK
                                            where the file system has no locks */
@@ -71,13 +73,14 @@ extern const struct file_table file_posix;
  * EROFS. `out` holds `capacity` bytes. Returns `out`. */
 char *file_errno_text(int negative_errno, char *out, size_t capacity);
 
-/* The status that a failed call on an input (STATUS_INPUT for ENOENT, ENOTDIR and EACCES, else
- * STATUS_IO) deserves. */
+/* The status that a failed call on an input deserves: STATUS_IO for EIO, which says that the disk
+ * has lost what was there, else STATUS_INPUT: it is missing, or cannot be had now (permissions, too
+ * many open files, a server that does not answer) and may be whole. */
 enum status file_input_status(int negative_errno);
 
 /* Read a whole file of at most `limit_bytes`. The caller frees *out (malloc). A NUL byte stands
- * behind the last one and is not counted. STATUS_INPUT when the file is missing, STATUS_DATA when
- * it is longer than the limit, STATUS_IO otherwise. Blocking. */
+ * behind the last one and is not counted. STATUS_DATA when it is longer than the limit, otherwise
+ * as file_input_status. Blocking. */
 MUST_USE enum status file_read_all(const struct file_table *files, const char *path,
                                    uint64_t limit_bytes, uint8_t **out, size_t *out_bytes,
                                    struct error *err);

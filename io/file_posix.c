@@ -75,6 +75,17 @@ static int posix_mkdir(void *context, const char *path, unsigned mode) {
     return mkdir(path, (mode_t)mode) < 0 ? -errno : 0;
 }
 
+static struct file_stat of_stat(const struct stat *st) {
+    return (struct file_stat){
+        .bytes = (uint64_t)st->st_size,
+        .modified_seconds = (double)st->st_mtim.tv_sec + (double)st->st_mtim.tv_nsec * 1e-9,
+        .is_directory = S_ISDIR(st->st_mode),
+        .is_regular = S_ISREG(st->st_mode),
+        .device = (uint64_t)st->st_dev,
+        .inode = (uint64_t)st->st_ino,
+    };
+}
+
 static int posix_stat(void *context, const char *path, struct file_stat *out) {
     (void)context;
     struct stat st;
@@ -83,12 +94,19 @@ static int posix_stat(void *context, const char *path, struct file_stat *out) {
     if (result < 0) {
         return -errno;
     }
-    *out = (struct file_stat){
-        .bytes = (uint64_t)st.st_size,
-        .modified_seconds = (double)st.st_mtim.tv_sec + (double)st.st_mtim.tv_nsec * 1e-9,
-        .is_directory = S_ISDIR(st.st_mode),
-        .is_regular = S_ISREG(st.st_mode),
-    };
+    *out = of_stat(&st);
+    return 0;
+}
+
+static int posix_stat_open(void *context, int fd, struct file_stat *out) {
+    (void)context;
+    struct stat st;
+    int result;
+    RETRY(result, fstat(fd, &st));
+    if (result < 0) {
+        return -errno;
+    }
+    *out = of_stat(&st);
     return 0;
 }
 
@@ -142,6 +160,7 @@ const struct file_table file_posix = {
     .unlink = posix_unlink,
     .mkdir = posix_mkdir,
     .stat = posix_stat,
+    .stat_open = posix_stat_open,
     .lock = posix_lock,
     .list = posix_list,
 };

@@ -116,11 +116,11 @@ MUST_USE enum status store_open(const struct file_table *files, const char *dire
 
 const char *store_directory(const struct store *store);
 
-/* Is the directory still the one that was opened? STATUS_OUTPUT when it was deleted and another
- * trainer has begun in a new one of that name: the kernel lock is then on a file that nobody sees.
- * STATUS_IO when that cannot be found out. Asked before each file of a save, on the writer's
- * thread; blocking. */
-MUST_USE enum status store_check_owned(const struct store *store, struct error *err);
+/* Is the directory still the one that was opened, and ours? STATUS_OUTPUT when it was deleted,
+ * moved or replaced (the kernel lock is then on a file that nobody sees), or taken by another
+ * trainer; STATUS_IO when that cannot be found out. A lock file that was deleted alone is made and
+ * locked anew. Asked before each file of a save, on the writer's thread; blocking. */
+MUST_USE enum status store_check_owned(struct store *store, struct error *err);
 
 /* The retention must not delete this step until a newer one is committed (the one resumed from). */
 void store_protect(struct store *store, uint64_t step);

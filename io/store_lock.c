@@ -50,13 +50,18 @@ static bool is_lock_unsupported(int negative_errno) {
     return negative_errno == -ENOSYS || negative_errno == -ENOTSUP || negative_errno == -ENOLCK;
 }
 
-static enum status write_owner(const struct file_table *files, struct store_lock *lock,
-                               const char *path, struct error *err) {
+/* ---- taking it ---- */
+
+static void describe_owner(struct store_lock *lock) {
     char host[HOST_CAPACITY] = "unknown";
     if (gethostname(host, sizeof host - 1) != 0) {
         snprintf(host, sizeof host, "unknown");
     }
     snprintf(lock->owner, sizeof lock->owner, "pid %ld on host %s\n", (long)getpid(), host);
+}
+
+static enum status write_owner(const struct file_table *files, struct store_lock *lock,
+                               const char *path, struct error *err) {
     int result = files->truncate(files->context, lock->fd, 0);
     if (result < 0) {
         return lock_error(STATUS_OUTPUT, "write", path, result, err);
@@ -64,14 +69,17 @@ static enum status write_owner(const struct file_table *files, struct store_lock
     if (file_write_all(files, lock->fd, path, lock->owner, strlen(lock->owner), err) != STATUS_OK) {
         return error_prefix(err, STATUS_OUTPUT, "cannot use the model directory");
     }
+    lock->is_claimed = true;
     return STATUS_OK;
 }
 
-/* Take the lock; its descriptor is the lock file's. */
+/* Lock the descriptor. */
 static enum status lock_descriptor(const struct file_table *files, const char *directory,
                                    struct store_lock *lock, const char *path, struct error *warning,
                                    struct error *err) {
     int result = files->lock(files->context, lock->fd);
+    lock->is_held = result >= 0;
+    lock->is_claimed = false;
     if (result == -EWOULDBLOCK) {
         return locked_by_other(files, directory, lock->fd, err);
     }
@@ -81,46 +89,104 @@ static enum status lock_descriptor(const struct file_table *files, const char *d
                   "the file system of %s has no locks: nothing keeps a second trainer out of it; "
                   "see to it that there is only one",
                   text_escape(directory, strlen(directory), shown, sizeof shown));
-    } else if (result < 0) {
-        return lock_error(STATUS_OUTPUT, "lock", path, result, err);
+        return STATUS_OK; /* who is refused later must not have claimed it */
     }
-    return write_owner(files, lock, path, err);
+    return result < 0 ? lock_error(STATUS_OUTPUT, "lock", path, result, err)
+                      : write_owner(files, lock, path, err);
 }
 
-enum status store_lock_take(const struct file_table *files, const char *directory,
-                            struct store_lock *out, struct error *warning, struct error *err) {
-    char path[FILE_PATH_CAPACITY];
-    out->fd = -1;
-    CHECK(file_join_path(path, sizeof path, directory, STORE_LOCK_FILE), err, STATUS_OUTPUT,
+static enum status lock_path(const char *directory, char path[FILE_PATH_CAPACITY],
+                             struct error *err) {
+    CHECK(file_join_path(path, FILE_PATH_CAPACITY, directory, STORE_LOCK_FILE), err, STATUS_OUTPUT,
           "the path of the model directory is too long");
+    return STATUS_OK;
+}
+
+static void close_file(const struct file_table *files, int *fd) {
+    if (*fd >= 0) {
+        files->close(files->context,
+                     *fd); /* what was written is for people: its result is no matter */
+        *fd = -1;
+    }
+}
+
+static enum status take_file(const struct file_table *files, const char *directory,
+                             struct store_lock *lock, struct error *warning, struct error *err) {
+    char path[FILE_PATH_CAPACITY];
+    TRY(lock_path(directory, path, err));
     int opened = files->open(files->context, path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (opened < 0) {
         return lock_error(STATUS_OUTPUT, "open the lock file", path, opened, err);
     }
-    out->fd = opened;
-    enum status status = lock_descriptor(files, directory, out, path, warning, err);
+    lock->fd = opened;
+    enum status status = lock_descriptor(files, directory, lock, path, warning, err);
     if (status != STATUS_OK) {
-        files->close(files->context, opened);
-        out->fd = -1;
+        close_file(files, &lock->fd);
     }
     return status;
 }
 
-enum status store_lock_check(const struct file_table *files, const char *directory,
-                             const struct store_lock *lock, struct error *err) {
-    char path[FILE_PATH_CAPACITY], owner[STORE_LOCK_OWNER_CAPACITY];
-    char shown_owner[STORE_LOCK_OWNER_CAPACITY], shown[SHOWN_PATH_CAPACITY];
-    CHECK(file_join_path(path, sizeof path, directory, STORE_LOCK_FILE), err, STATUS_OUTPUT,
-          "the path of the model directory is too long");
-    int fd = files->open(files->context, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0);
-    if (fd == -ENOENT) {
+enum status store_lock_take(const struct file_table *files, const char *directory,
+                            struct store_lock *out, struct error *warning, struct error *err) {
+    *out = STORE_LOCK_NONE;
+    describe_owner(out);
+    TRY(take_file(files, directory, out, warning, err));
+    int opened = files->open(files->context, directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    if (opened < 0) {
+        store_lock_release(files, out);
+        return lock_error(STATUS_OUTPUT, "open the model directory", directory, opened, err);
+    }
+    out->directory_fd = opened;
+    return STATUS_OK;
+}
+
+/* ---- is it still ours? ---- */
+
+static bool is_gone(int negative_errno) {
+    return negative_errno == -ENOENT || negative_errno == -ENOTDIR || negative_errno == -ESTALE;
+}
+
+/* *same: the name is still that of the open file. */
+static enum status check_name(const struct file_table *files, int fd, const char *path, bool *same,
+                              struct error *err) {
+    struct file_stat open, named;
+    *same = false;
+    int result = fd < 0 ? -ENOENT : files->stat_open(files->context, fd, &open);
+    if (result >= 0) {
+        result = files->stat(files->context, path, &named);
+    }
+    if (result >= 0) {
+        *same = open.device == named.device && open.inode == named.inode;
         return STATUS_OK;
     }
+    return is_gone(result) ? STATUS_OK : lock_error(STATUS_IO, "look at", path, result, err);
+}
+
+static enum status check_directory(const struct file_table *files, const char *directory,
+                                   const struct store_lock *lock, struct error *err) {
+    char shown[SHOWN_PATH_CAPACITY];
+    bool same;
+    TRY(check_name(files, lock->directory_fd, directory, &same, err));
+    CHECK(same, err, STATUS_OUTPUT,
+          "%s was deleted, moved or replaced since this trainer opened it: nothing is saved there",
+          text_escape(directory, strlen(directory), shown, sizeof shown));
+    return STATUS_OK;
+}
+
+/* Without a kernel lock: does the file still name us? The first to ask claims it. */
+static enum status check_claim(const struct file_table *files, const char *directory,
+                               struct store_lock *lock, const char *path, struct error *err) {
+    if (!lock->is_claimed) {
+        return write_owner(files, lock, path, err);
+    }
+    char owner[STORE_LOCK_OWNER_CAPACITY], shown_owner[STORE_LOCK_OWNER_CAPACITY];
+    char shown[SHOWN_PATH_CAPACITY];
+    int fd = files->open(files->context, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0);
     if (fd < 0) {
         return lock_error(STATUS_IO, "open the lock file", path, fd, err);
     }
     ssize_t size = files->read(files->context, fd, owner, sizeof owner);
-    files->close(files->context, fd); /* nothing was written: its result says nothing */
+    close_file(files, &fd);
     if (size < 0) {
         return lock_error(STATUS_IO, "read the lock file", path, (int)size, err);
     }
@@ -128,18 +194,32 @@ enum status store_lock_check(const struct file_table *files, const char *directo
         (size_t)size == strlen(lock->owner) && memcmp(owner, lock->owner, (size_t)size) == 0;
     show_owner(owner, size, shown_owner);
     CHECK(ours, err, STATUS_OUTPUT,
-          "%s was replaced, or taken by another trainer (%s), since this one opened it: nothing is "
-          "saved there",
-          text_escape(directory, strlen(directory), shown, sizeof shown), shown_owner);
+          "another trainer (%s) has begun to save in %s, whose file system has no locks: nothing "
+          "of this one is saved there any more",
+          shown_owner, text_escape(directory, strlen(directory), shown, sizeof shown));
     return STATUS_OK;
 }
 
-void store_lock_release(const struct file_table *files, struct store_lock *lock) {
-    if (lock->fd >= 0) {
-        /* Best effort: the lock goes with the descriptor; an old pid in the file would only
-         * confuse. */
-        files->truncate(files->context, lock->fd, 0);
-        files->close(files->context, lock->fd);
-        lock->fd = -1;
+enum status store_lock_check(const struct file_table *files, const char *directory,
+                             struct store_lock *lock, struct error *err) {
+    char path[FILE_PATH_CAPACITY];
+    bool same;
+    TRY(lock_path(directory, path, err));
+    TRY(check_name(files, lock->fd, path, &same, err));
+    if (!same) {
+        TRY(check_directory(files, directory, lock, err));
+        close_file(files, &lock->fd);
+        TRY(take_file(files, directory, lock, NULL, err));
     }
+    return lock->is_held ? STATUS_OK : check_claim(files, directory, lock, path, err);
+}
+
+void store_lock_release(const struct file_table *files, struct store_lock *lock) {
+    if (lock->fd >= 0 && lock->is_held) {
+        /* Best effort: the lock goes with the descriptor; an old pid in the file would only
+         * confuse. Without a lock it may name another by now. */
+        files->truncate(files->context, lock->fd, 0);
+    }
+    close_file(files, &lock->fd);
+    close_file(files, &lock->directory_fd);
 }

@@ -199,7 +199,7 @@ enum status store_open(const struct file_table *files, const char *directory,
     CHECK(store != NULL, err, STATUS_MEMORY, "out of memory for the model directory");
     store->files = files;
     store->options = *options;
-    store->lock.fd = -1;
+    store->lock = STORE_LOCK_NONE;
     memcpy(store->directory, directory, strlen(directory) + 1);
     enum status status = open_directory(store, warning, err);
     if (status != STATUS_OK) {
@@ -214,7 +214,7 @@ const char *store_directory(const struct store *store) {
     return store->directory;
 }
 
-enum status store_check_owned(const struct store *store, struct error *err) {
+enum status store_check_owned(struct store *store, struct error *err) {
     return store_lock_check(store->files, store->directory, &store->lock, err);
 }
 

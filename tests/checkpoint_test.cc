@@ -394,7 +394,7 @@ TEST(ReadFile, TheLargestContentMayTakeMoreBytesThanItHas) {
     struct file_table files = file_posix;
     files.context = &claimed;
     files.stat = [](void *context, const char *, struct file_stat *out) {
-        *out = {*static_cast<uint64_t *>(context), 0.0, false, true};
+        *out = {*static_cast<uint64_t *>(context), 0.0, false, true, 0, 0};
         return 0;
     };
     files.read = [](void *, int, void *, size_t) { return ssize_t{-EIO}; };

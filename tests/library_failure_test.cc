@@ -71,25 +71,30 @@ TEST(LibraryFailure, ASecondWriterIsRefusedUntilTheFirstCloses) {
 
 // Deleted, and begun anew by somebody else: the lock is on a file that is no longer there.
 TEST(LibraryFailure, ADirectoryThatIsNowAnotherRunsIsLeftAlone) {
-    const std::string lock = kRun + "/.cairn-lock";
     MemoryFiles disk;
-    Trainer trainer(&disk);
-    trainer.start();
-    trainer.save_step(10);
-    disk.remove(checkpoint_path(10));
-    disk.put(lock, "pid 1 on host other\n");
-    trainer.train_to(20);
-    ASSERT_EQ(trainer.save(), CAIRN_OK);
-    EXPECT_EQ(trainer.wait(), CAIRN_ERROR_OUTPUT);
-    EXPECT_TRUE(trainer.message_has("another trainer (pid 1 on host other)"))
-        << trainer.error.message;
-    disk.put(lock, ""); // that run has ended
-    ASSERT_EQ(trainer.save(), CAIRN_OK);
-    EXPECT_EQ(trainer.wait(), CAIRN_ERROR_OUTPUT);
-    EXPECT_EQ(ring_steps(disk), std::vector<uint64_t>{});
-    disk.remove(lock); // somebody tidied up; nobody else is here
-    trainer.save_step(30);
-    EXPECT_EQ(ring_steps(disk), std::vector<uint64_t>{30});
+    Trainer first(&disk), second(&disk);
+    first.start();
+    first.save_step(10);
+    for (const std::string &name : disk.names(kRun)) {
+        disk.remove(kRun + "/" + name);
+    }
+    disk.remove(kRun);
+    for (bool made_anew : {false, true}) {
+        if (made_anew) {
+            second.start();
+            second.save_step(5);
+        }
+        first.train_to(first.step + 10);
+        ASSERT_EQ(first.save(), CAIRN_OK);
+        EXPECT_EQ(first.wait(), CAIRN_ERROR_OUTPUT);
+        EXPECT_TRUE(first.message_has("was deleted, moved or replaced")) << first.error.message;
+    }
+    EXPECT_EQ(ring_steps(disk), std::vector<uint64_t>{5});
+    second.saves.reset(); // it has ended: what is there is still not the first one's
+    ASSERT_EQ(first.save(), CAIRN_OK);
+    EXPECT_EQ(first.wait(), CAIRN_ERROR_OUTPUT);
+    EXPECT_EQ(first.restore(), CAIRN_ERROR_OUTPUT);
+    EXPECT_EQ(ring_steps(disk), std::vector<uint64_t>{5});
 }
 
 TEST(LibraryFailure, AFileSystemWithoutLocksIsAWarning) {
@@ -339,15 +344,13 @@ TEST(LibraryFailure, ARestoreFromADirectoryThatHasGoneFails) {
     Trainer trainer(&disk);
     trainer.start();
     trainer.save_step(1);
-    trainer.files.fail_where([](FileCall call, const std::string &path,
-                                bool) { return call == FileCall::Stat && path == kRun; },
-                             ENOENT);
+    disk.remove(kRun + "/.cairn-lock");
+    disk.remove(kRun);
     EXPECT_EQ(trainer.restore(), CAIRN_ERROR_OUTPUT);
-    EXPECT_TRUE(trainer.message_has("was deleted since")) << trainer.error.message;
-    trainer.files.heal();
-    disk.put(kRun + "/.cairn-lock", "pid 1 on host other\n");
+    EXPECT_TRUE(trainer.message_has("was deleted, moved or replaced")) << trainer.error.message;
+    disk.make_directory(kRun); // and somebody makes it anew
     EXPECT_EQ(trainer.restore(), CAIRN_ERROR_OUTPUT);
-    EXPECT_TRUE(trainer.message_has("pid 1 on host other")) << trainer.error.message;
+    EXPECT_EQ(trainer.save(), CAIRN_ERROR_USAGE) << "not before a restore succeeds";
 }
 
 TEST(LibraryFailure, CloseSaysThatTheLastSaveFailed) {

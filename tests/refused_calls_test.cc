@@ -118,6 +118,7 @@ FAILING(ssize_t, write, (int fd, const void *buffer, size_t bytes), (fd, buffer,
 FAILING(int, fsync, (int fd), (fd), -1)
 FAILING(int, ftruncate, (int fd, off_t bytes), (fd, bytes), -1)
 FAILING(int, stat, (const char *path, struct stat *out), (path, out), -1)
+FAILING(int, fstat, (int fd, struct stat *out), (fd, out), -1)
 FAILING(int, flock, (int fd, int operation), (fd, operation), -1)
 FAILING(DIR *, opendir, (const char *path), (path), nullptr)
 FAILING(struct dirent *, readdir, (DIR * directory), (directory), nullptr)
@@ -354,7 +355,7 @@ TEST(Refused, ACommit) {
         const enum status status = store_committed(store.get(), 40, err);
         refusal.disarm();
         EXPECT_TRUE(disk.exists(checkpoint_path(40)));
-        EXPECT_EQ(disk.open_descriptors(), 1u);
+        EXPECT_EQ(disk.open_descriptors(), 2u); // of the directory and its lock
         commit_at(disk, store, 50, kStart + 50);
         EXPECT_EQ(ring_steps(disk), (Steps{30, 40, 50}));
         EXPECT_EQ(listed_steps(state_text(disk)), (Steps{30, 40, 50}));
@@ -475,7 +476,7 @@ TEST(Refused, AWriterThatMayNotChangeItsPolicySavesAllTheSame) {
 long use_all(const std::string &directory) {
     const struct file_table &files = file_posix;
     const std::string path = directory + "/file";
-    struct file_stat info;
+    struct file_stat info, open_info;
     char byte = 'x';
     size_t names = 0;
     long fd = files.open(nullptr, path.c_str(), O_RDWR | O_CREAT, 0600);
@@ -488,6 +489,7 @@ long use_all(const std::string &directory) {
                                  files.truncate(nullptr, file, 0),
                                  files.read(nullptr, file, &byte, 1),
                                  files.stat(nullptr, path.c_str(), &info),
+                                 files.stat_open(nullptr, file, &open_info),
                                  files.lock(nullptr, file),
                                  files.list(
                                      nullptr, directory.c_str(),
@@ -504,11 +506,13 @@ long use_all(const std::string &directory) {
     }
     EXPECT_EQ(names, 1u);
     EXPECT_TRUE(info.is_regular);
+    EXPECT_EQ(info.inode, open_info.inode);
+    EXPECT_EQ(info.device, open_info.device);
     return 0;
 }
 
-const char *const kCalls[] = {"open", "write", "fsync",   "ftruncate", "read",
-                              "stat", "flock", "opendir", "readdir",   "close"};
+const char *const kCalls[] = {"open",  "write", "fsync",   "ftruncate", "read", "stat",
+                              "fstat", "flock", "opendir", "readdir",   "close"};
 
 TEST(PosixFiles, ACallThatASignalInterruptsIsMadeAgainButClose) {
     for (const char *call : kCalls) {

@@ -59,6 +59,7 @@ struct OneFileCalls {
         out->is_regular = true;
         return 0;
     }
+    static int stat_open(void *, int, struct file_stat *) { return -EBADF; }
     static int list(void *, const char *, int (*)(void *, const char *), void *) {
         return -ENOTDIR;
     }
@@ -78,6 +79,7 @@ OneFile::OneFile(std::string path, std::string bytes, size_t piece)
     table_.unlink = OneFileCalls::unlink;
     table_.mkdir = OneFileCalls::mkdir;
     table_.stat = OneFileCalls::stat;
+    table_.stat_open = OneFileCalls::stat_open;
     table_.lock = OneFileCalls::descriptor;
     table_.list = OneFileCalls::list;
 }

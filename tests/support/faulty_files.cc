@@ -278,6 +278,12 @@ struct FaultyTable {
         return error != 0 ? error : inner(context)->stat(inner(context)->context, path, out);
     }
 
+    static int stat_open(void *context, int fd, struct file_stat *out) {
+        auto at = self(context)->use(fd);
+        int error = self(context)->enter(FileCall::StatOpen, at.path, at.is_directory);
+        return error != 0 ? error : inner(context)->stat_open(inner(context)->context, fd, out);
+    }
+
     static int lock(void *context, int fd) {
         auto at = self(context)->use(fd);
         int error = self(context)->enter(FileCall::Lock, at.path, at.is_directory);
@@ -304,6 +310,7 @@ FaultyFiles::FaultyFiles(const struct file_table *inner) : inner_(inner) {
               FaultyTable::unlink,
               FaultyTable::mkdir,
               FaultyTable::stat,
+              FaultyTable::stat_open,
               FaultyTable::lock,
               FaultyTable::list};
 }

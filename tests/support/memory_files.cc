@@ -253,13 +253,26 @@ struct MemoryFiles::Model {
         return record(FileCall::Mkdir, path, 0, make(path, true));
     }
 
+    static struct file_stat info_of(const Inode &file, uint64_t inode) {
+        return {file.data.size(), file.modified, file.directory, !file.directory, 1, inode};
+    }
+
     long stat(const std::string &path, struct file_stat *out) {
         const Inode *file = find(path);
         if (file == nullptr) {
             return record(FileCall::Stat, path, missing(path));
         }
-        *out = {file->data.size(), file->modified, file->directory, !file->directory};
+        *out = info_of(*file, names[path]);
         return record(FileCall::Stat, path, 0, names[path]);
+    }
+
+    long stat_open(int fd, struct file_stat *out) {
+        Descriptor *at = descriptor(fd);
+        if (at == nullptr) {
+            return record(FileCall::StatOpen, "", -EBADF);
+        }
+        *out = info_of(inodes[at->inode], at->inode);
+        return record(FileCall::StatOpen, at->path, 0, at->inode);
     }
 
     long lock(int fd) {
@@ -334,6 +347,10 @@ struct MemoryTable {
         return static_cast<int>(
             locked(context, [&](auto &model) { return model.stat(normalise(path), out); }));
     }
+    static int stat_open(void *context, int fd, struct file_stat *out) {
+        return static_cast<int>(
+            locked(context, [&](auto &model) { return model.stat_open(fd, out); }));
+    }
     static int lock(void *context, int fd) {
         return static_cast<int>(locked(context, [&](auto &model) { return model.lock(fd); }));
     }
@@ -370,6 +387,7 @@ MemoryFiles::MemoryFiles() : model_(std::make_unique<Model>()) {
               MemoryTable::unlink,
               MemoryTable::mkdir,
               MemoryTable::stat,
+              MemoryTable::stat_open,
               MemoryTable::lock,
               MemoryTable::list};
 }
@@ -471,8 +489,9 @@ std::map<std::string, std::string> MemoryFiles::contents() const {
 // ---- the log ----
 
 const char *file_call_name(FileCall call) {
-    static const char *const names[] = {"open",   "read",   "write", "fsync", "close", "truncate",
-                                        "rename", "unlink", "mkdir", "stat",  "lock",  "list"};
+    static const char *const names[] = {"open",      "read",   "write",  "fsync", "close",
+                                        "truncate",  "rename", "unlink", "mkdir", "stat",
+                                        "stat_open", "lock",   "list"};
     return names[static_cast<size_t>(call)];
 }
 

@@ -44,6 +44,7 @@ enum class FileCall {
     Unlink,
     Mkdir,
     Stat,
+    StatOpen,
     Lock,
     List
 };

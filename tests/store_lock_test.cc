@@ -1,0 +1,225 @@
+// Whose directory is it? Asked before each file of a save: after somebody has deleted, moved or put
+// back what a living run has open, and where the file system has no locks at all.
+#include <errno.h>
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <string.h>
+
+#include <filesystem>
+#include <string>
+
+#include "io/store.h"
+#include "tests/support/faulty_files.h"
+#include "tests/support/memory_files.h"
+#include "tests/support/ring.h"
+#include "tests/support/temporary_directory.h"
+
+namespace {
+
+const std::string kLock = kRun + "/.cairn-lock";
+
+Store open_at(const struct file_table *files, const std::string &directory, enum status expected,
+              std::string *message = nullptr) {
+    const struct store_options options = {5, 0};
+    struct store *store = nullptr;
+    struct error err = {};
+    EXPECT_EQ(store_open(files, directory.c_str(), &options, &store, nullptr, &err), expected)
+        << err.message;
+    if (message != nullptr) {
+        *message = err.message;
+    }
+    return Store(store);
+}
+
+void expect_owned(const Store &store, enum status expected, const std::string &part = "") {
+    struct error err = {};
+    EXPECT_EQ(store_check_owned(store.get(), &err), expected) << err.message;
+    if (expected != STATUS_OK) {
+        EXPECT_NE(strstr(err.message, part.c_str()), nullptr) << err.message;
+    }
+}
+
+void empty_in_place(MemoryFiles &disk, const std::string &path) {
+    const struct file_table *files = disk.table();
+    int fd = files->open(files->context, path.c_str(), O_RDWR, 0);
+    ASSERT_GE(fd, 0);
+    ASSERT_EQ(files->truncate(files->context, fd, 0), 0);
+    ASSERT_EQ(files->close(files->context, fd), 0);
+}
+
+// ---- with locks ----
+
+TEST(StoreLock, WhatWasOpenedIsOurs) {
+    MemoryFiles disk;
+    Store store = open_store(disk.table(), 5);
+    expect_owned(store, STATUS_OK);
+}
+
+// Process ids and host names say nothing: in containers every trainer is "pid 1" of one host. Here
+// they are those of this very process.
+TEST(StoreLock, ADirectoryMadeAnewIsNotOursWhateverItsLockSays) {
+    TemporaryDirectory dir;
+    const std::string run = dir.path() + "/run";
+    Store first = open_at(&file_posix, run, STATUS_OK);
+    std::filesystem::remove_all(run);
+    expect_owned(first, STATUS_OUTPUT, "was deleted, moved or replaced");
+    std::filesystem::create_directory(run);
+    expect_owned(first, STATUS_OUTPUT, "was deleted, moved or replaced");
+    EXPECT_FALSE(std::filesystem::exists(run + "/.cairn-lock")) << "the other's to make";
+    Store second = open_at(&file_posix, run, STATUS_OK);
+    expect_owned(first, STATUS_OUTPUT, "was deleted, moved or replaced");
+    expect_owned(second, STATUS_OK);
+}
+
+TEST(StoreLock, ADirectoryThatWasMovedIsNotThereAnyMore) {
+    TemporaryDirectory dir;
+    Store store = open_at(&file_posix, dir.path() + "/run", STATUS_OK);
+    std::filesystem::rename(dir.path() + "/run", dir.path() + "/moved");
+    expect_owned(store, STATUS_OUTPUT, "was deleted, moved or replaced");
+    std::filesystem::rename(dir.path() + "/moved", dir.path() + "/run");
+    expect_owned(store, STATUS_OK);
+}
+
+TEST(StoreLock, ALinkThatNamesAnotherDirectoryNowIsNotOurs) {
+    TemporaryDirectory dir;
+    std::filesystem::create_directory(dir.path() + "/a");
+    std::filesystem::create_directory(dir.path() + "/b");
+    std::filesystem::create_directory_symlink("a", dir.path() + "/run");
+    Store store = open_at(&file_posix, dir.path() + "/run", STATUS_OK);
+    expect_owned(store, STATUS_OK);
+    std::filesystem::remove(dir.path() + "/run");
+    std::filesystem::create_directory_symlink("b", dir.path() + "/run");
+    expect_owned(store, STATUS_OUTPUT, "was deleted, moved or replaced");
+}
+
+// A backup that is put back writes into the lock file, or puts another in its place.
+TEST(StoreLock, ALockFileThatWasOverwrittenIsOursStill) {
+    MemoryFiles disk;
+    Store store = open_store(disk.table(), 5);
+    empty_in_place(disk, kLock);
+    expect_owned(store, STATUS_OK);
+    open_at(disk.table(), kRun, STATUS_OUTPUT);
+}
+
+TEST(StoreLock, ALockFileThatWasDeletedOrReplacedAloneIsLockedAnew) {
+    for (bool replaced : {false, true}) {
+        MemoryFiles disk;
+        {
+            Store store = open_store(disk.table(), 5);
+            const std::string owner = disk.get(kLock).value();
+            disk.remove(kLock);
+            if (replaced) {
+                disk.put(kLock, "pid 1 on host other\n");
+            }
+            expect_owned(store, STATUS_OK);
+            EXPECT_EQ(disk.get(kLock), owner);
+            std::string message;
+            open_at(disk.table(), kRun, STATUS_OUTPUT, &message);
+            EXPECT_NE(message.find(owner.substr(0, owner.size() - 1)), std::string::npos)
+                << message;
+            expect_owned(store, STATUS_OK);
+        }
+        EXPECT_EQ(disk.open_descriptors(), 0u);
+    }
+}
+
+TEST(StoreLock, ALockThatAnotherTookMeanwhileIsTheOthersUntilItEnds) {
+    MemoryFiles disk;
+    Store first = open_store(disk.table(), 5);
+    disk.remove(kLock);
+    Store second = open_at(disk.table(), kRun, STATUS_OK);
+    expect_owned(first, STATUS_OUTPUT, "another trainer");
+    expect_owned(first, STATUS_OUTPUT, "another trainer");
+    expect_owned(second, STATUS_OK);
+    second.reset();
+    expect_owned(first, STATUS_OK);
+}
+
+TEST(StoreLock, WhatCannotBeLookedAtIsAnError) {
+    MemoryFiles disk;
+    FaultyFiles files(disk.table());
+    Store store = open_at(files.table(), kRun, STATUS_OK);
+    for (FileCall call : {FileCall::Stat, FileCall::StatOpen}) {
+        files.fail_where([call](FileCall made, const std::string &, bool) { return made == call; },
+                         EIO);
+        expect_owned(store, STATUS_IO, "EIO");
+        files.heal();
+        expect_owned(store, STATUS_OK);
+    }
+    // A file that a network file system's server no longer knows is gone.
+    files.fail_where([](FileCall made, const std::string &,
+                        bool is_directory) { return made == FileCall::StatOpen && is_directory; },
+                     ESTALE);
+    disk.remove(kLock);
+    expect_owned(store, STATUS_OUTPUT, "was deleted, moved or replaced");
+    files.heal();
+    expect_owned(store, STATUS_OK);
+}
+
+TEST(StoreLock, NothingStaysOpenWhereOpeningFails) {
+    for (size_t nth = 1; nth < 100; nth++) {
+        MemoryFiles disk;
+        FaultyFiles files(disk.table());
+        files.fail(nth, EMFILE, FaultyFiles::Once);
+        const struct store_options options = {5, 0};
+        struct store *store = nullptr;
+        if (store_open(files.table(), kRun.c_str(), &options, &store, nullptr, nullptr) ==
+                STATUS_OK &&
+            files.failures() == 0) {
+            store_close(store);
+            EXPECT_EQ(disk.open_descriptors(), 0u);
+            EXPECT_GT(nth, 5u);
+            return;
+        }
+        store_close(store);
+        EXPECT_EQ(disk.open_descriptors(), 0u) << files.last_failure();
+    }
+    FAIL() << "opening makes more calls than that";
+}
+
+// ---- without locks ----
+
+struct Lockless : testing::Test {
+    Lockless() { disk.set_lock_error(-ENOLCK); }
+    MemoryFiles disk;
+};
+
+// It is refused later, for its options say, or ends: the trainer that was there saves on.
+TEST_F(Lockless, WhoNeverSavesTakesNothing) {
+    Store first = open_at(disk.table(), kRun, STATUS_OK);
+    expect_owned(first, STATUS_OK);
+    const std::string owner = disk.get(kLock).value();
+    EXPECT_NE(owner, "");
+    open_at(disk.table(), kRun, STATUS_OK);
+    EXPECT_EQ(disk.get(kLock), owner);
+    expect_owned(first, STATUS_OK);
+}
+
+TEST_F(Lockless, OfTwoTheOneThatBeganToSaveLastGoesOn) {
+    Store first = open_at(disk.table(), kRun, STATUS_OK);
+    expect_owned(first, STATUS_OK);
+    Store second = open_at(disk.table(), kRun, STATUS_OK);
+    empty_in_place(disk, kLock); // of another process the text would differ
+    expect_owned(first, STATUS_OUTPUT, "which did not say its pid yet");
+    expect_owned(second, STATUS_OK);
+    const std::string owner = disk.get(kLock).value();
+    first.reset();
+    EXPECT_EQ(disk.get(kLock), owner) << "whoever ends leaves the other's claim alone";
+    expect_owned(second, STATUS_OK);
+}
+
+TEST_F(Lockless, WhatCannotBeReadIsAnError) {
+    FaultyFiles files(disk.table());
+    Store store = open_at(files.table(), kRun, STATUS_OK);
+    expect_owned(store, STATUS_OK);
+    for (FileCall call : {FileCall::Open, FileCall::Read}) {
+        files.fail_where([call](FileCall made, const std::string &path,
+                                bool) { return made == call && path == kLock; },
+                         EIO);
+        expect_owned(store, STATUS_IO, "EIO");
+        files.heal();
+    }
+    expect_owned(store, STATUS_OK);
+}
+
+} // namespace
