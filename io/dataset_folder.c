@@ -71,9 +71,10 @@ static enum status join(const char *directory, const char *name, char *out, stru
 static enum status member_failed(int negative_errno, const char *what, const char *path,
                                  struct error *err) {
     char reason[160], shown[512];
-    bool bad = file_input_status(negative_errno) == STATUS_INPUT || negative_errno == -EISDIR ||
-               negative_errno == -ELOOP;
-    return error_set(err, bad ? STATUS_DATA : STATUS_IO, "cannot %s %s: %s%s", what,
+    bool bad = negative_errno == -ENOENT || negative_errno == -ENOTDIR ||
+               negative_errno == -EACCES || negative_errno == -EISDIR || negative_errno == -ELOOP;
+    enum status status = bad ? STATUS_DATA : file_input_status(negative_errno);
+    return error_set(err, status, "cannot %s %s: %s%s", what,
                      text_escape(path, strlen(path), shown, sizeof shown),
                      file_errno_text(negative_errno, reason, sizeof reason),
                      bad ? ": expected a readable text file" : "");

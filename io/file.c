@@ -46,18 +46,7 @@ char *file_errno_text(int negative_errno, char *out, size_t capacity) {
 }
 
 enum status file_input_status(int negative_errno) {
-    switch (-negative_errno) {
-    case ENOENT:
-    case ENOTDIR:
-    case EACCES:
-    case EISDIR:
-    case ELOOP:
-    case ENAMETOOLONG:
-    case EBADF: /* standard input is closed */
-        return STATUS_INPUT;
-    default:
-        return STATUS_IO;
-    }
+    return negative_errno == -EIO ? STATUS_IO : STATUS_INPUT;
 }
 
 static enum status path_error(struct error *err, enum status status, const char *what,

@@ -185,30 +185,36 @@ static enum status pass_over(struct search *search, const struct store_entry *en
     return STATUS_OK;
 }
 
-/* A file could not be opened. *again: it has vanished. A whole one may lie behind what forbids to
- * read it, and to go on from an older one would bury it: that is an error. */
-static enum status check_unopened(const struct search *search, const struct error *reason,
-                                  bool *again, struct error *err) {
+/* A file could not be had. *again: it has vanished. It may be whole, and to go on from an older one
+ * would bury it: that is an error. */
+static enum status check_unread(const struct search *search, const struct error *reason,
+                                bool *again, struct error *err) {
     struct file_stat st;
     int result = search->files->stat(search->files->context, search->path, &st);
     *again = result == -ENOENT;
     CHECK(result != 0 || !st.is_regular, err, STATUS_INPUT,
-          "%s: make it readable, or move it away to go on from an older one", reason->message);
+          "%s: it may be whole. Make it readable, or move it away to go on from an older one",
+          reason->message);
     return STATUS_OK;
 }
 
-/* A checkpoint says of which step it is; under another name it would pass for what it is not. */
+enum status store_check_step(const struct checkpoint *checkpoint, uint64_t step,
+                             struct error *err) {
+    const char *text = checkpoint_metadata(checkpoint, "step");
+    uint64_t held;
+    CHECK(text == NULL || !text_parse_u64(text, &held) || held == step, err, STATUS_CORRUPT,
+          "it holds step %s, its name says %llu", text, (unsigned long long)step);
+    return STATUS_OK;
+}
+
 static enum status read_entry(struct search *search, const struct store_entry *entry,
                               struct error *reason) {
     TRY(checkpoint_read_file(search->files, search->path, &search->found, reason));
-    const char *text = checkpoint_metadata(search->found, "step");
-    uint64_t step;
-    if (text == NULL || !text_parse_u64(text, &step) || step == entry->step) {
-        return STATUS_OK;
+    enum status status = store_check_step(search->found, entry->step, reason);
+    if (status != STATUS_OK) {
+        checkpoint_free(search->found);
     }
-    checkpoint_free(search->found);
-    return error_set(reason, STATUS_CORRUPT, "it holds step %llu, its name says %llu",
-                     (unsigned long long)step, (unsigned long long)entry->step);
+    return status;
 }
 
 /* Try the entries from the newest down. *again: one vanished, so the list is out of date. */
@@ -231,7 +237,7 @@ static enum status try_entries(struct search *search, const struct store_list *l
         if (status != STATUS_OK) {
             search->found = NULL;
             if (status == STATUS_INPUT) {
-                TRY(check_unopened(search, &reason, again, err));
+                TRY(check_unread(search, &reason, again, err));
             }
             if (!*again) {
                 TRY(pass_over(search, entry, &reason, err));

@@ -95,6 +95,11 @@ MUST_USE enum status store_state_read(const struct file_table *files, const char
 void store_state_format(const struct store_state *state, struct text *out);
 void store_state_free(struct store_state *state);
 
+/* A checkpoint says of which step it is; under another's name it would pass for what it is not:
+ * STATUS_CORRUPT. */
+MUST_USE enum status store_check_step(const struct checkpoint *checkpoint, uint64_t step,
+                                      struct error *err);
+
 /* ---- the trainer's side ---- */
 
 struct store;

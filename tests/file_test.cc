@@ -40,10 +40,10 @@ TEST(FileErrors, NameTheErrnoAndHelp) {
     EXPECT_STREQ(file_errno_text(-EIO, text, 6), "Input");
 }
 
-TEST(FileErrors, MissingInputIsNotAnIoError) {
-    EXPECT_EQ(file_input_status(-ENOENT), STATUS_INPUT);
-    EXPECT_EQ(file_input_status(-ENOTDIR), STATUS_INPUT);
-    EXPECT_EQ(file_input_status(-EACCES), STATUS_INPUT);
+TEST(FileErrors, OnlyADiskThatLostWhatItHadIsAnIoError) {
+    for (int error : {ENOENT, ENOTDIR, EACCES, EPERM, EMFILE, ENFILE, ENOMEM, ESTALE, ETIMEDOUT}) {
+        EXPECT_EQ(file_input_status(-error), STATUS_INPUT) << strerrorname_np(error);
+    }
     EXPECT_EQ(file_input_status(-EIO), STATUS_IO);
 }
 

@@ -248,21 +248,25 @@ TEST(StoreLoad, AFileThatCannotBeReadIsPassedOverToo) {
 }
 
 // It may be whole: whoever goes on from an older one writes over what came after it.
-TEST(StoreLoad, AFileThatMayNotBeReadIsNoDamage) {
-    MemoryFiles disk;
-    disk.put(checkpoint_path(1), valid_checkpoint(1));
-    disk.put(checkpoint_path(2), valid_checkpoint(2));
-    disk.put(checkpoint_path(3), "damaged");
-    FaultyFiles files(disk.table());
-    files.fail_where([&](FileCall call, const std::string &path,
-                         bool) { return path == checkpoint_path(2) && call == FileCall::Open; },
-                     EACCES);
-    Loaded got = load(files.table());
-    EXPECT_EQ(got.status, STATUS_INPUT);
-    EXPECT_EQ(got.value, -1);
-    EXPECT_EQ(got.damage.size(), 1u); // the third
-    for (const char *said : {"model.ckpt-2", "EACCES", "make it readable", "move it away"}) {
-        EXPECT_NE(got.message.find(said), std::string::npos) << said << ": " << got.message;
+TEST(StoreLoad, AFileThatCannotBeHadNowIsNoDamage) {
+    for (int error : {EACCES, EPERM, EMFILE, ENFILE, ENOMEM, ESTALE, ETIMEDOUT}) {
+        SCOPED_TRACE(strerrorname_np(error));
+        MemoryFiles disk;
+        disk.put(checkpoint_path(1), valid_checkpoint(1));
+        disk.put(checkpoint_path(2), valid_checkpoint(2));
+        disk.put(checkpoint_path(3), "damaged");
+        FaultyFiles files(disk.table());
+        files.fail_where([&](FileCall call, const std::string &path,
+                             bool) { return path == checkpoint_path(2) && call == FileCall::Open; },
+                         error);
+        Loaded got = load(files.table());
+        EXPECT_EQ(got.status, STATUS_INPUT);
+        EXPECT_EQ(got.value, -1);
+        EXPECT_EQ(got.damage.size(), 1u); // the third
+        for (const char *said :
+             {"model.ckpt-2", strerrorname_np(error), "Make it readable", "move it away"}) {
+            EXPECT_NE(got.message.find(said), std::string::npos) << said << ": " << got.message;
+        }
     }
 }
 
