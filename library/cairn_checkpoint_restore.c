@@ -236,6 +236,7 @@ static enum status restore(struct cairn_checkpoint *handle, bool *found, uint64_
     }
     *found = status == STATUS_OK && arrival.checkpoint != NULL;
     handle->may_save = status == STATUS_OK;
+    handle->has_step = handle->has_step && *found; /* a fresh start may save any step */
     if (handle->may_save) { /* what failed before was given up with the state that it was of */
         handle->failure = (struct error){STATUS_OK, ""};
         handle->newest = STATUS_OK;

@@ -338,6 +338,28 @@ TEST(LibraryFailure, AfterStopARestoreBeginsAnew) {
     EXPECT_EQ(ring_steps(disk), (std::vector<uint64_t>{1, 3}));
 }
 
+// Nothing was ever saved, or all of it was taken away: a restore that finds nothing begins anew.
+TEST(LibraryFailure, AFreshStartAfterSavesMaySaveAnyStep) {
+    for (bool failed : {false, true}) {
+        MemoryFiles disk;
+        Trainer trainer(&disk);
+        trainer.options.on_failure = CAIRN_CHECKPOINT_STOP;
+        trainer.start();
+        if (failed) {
+            trainer.files.fail_where(is_checkpoint_write, ENOSPC);
+        }
+        trainer.train_to(100);
+        ASSERT_EQ(trainer.save(), CAIRN_OK);
+        EXPECT_EQ(trainer.wait(), failed ? CAIRN_ERROR_IO : CAIRN_OK);
+        trainer.files.heal();
+        disk.remove(checkpoint_path(100));
+        ASSERT_EQ(trainer.restore(), CAIRN_OK) << trainer.error.message;
+        EXPECT_FALSE(trainer.found);
+        trainer.save_step(50);
+        EXPECT_EQ(ring_steps(disk), std::vector<uint64_t>{50});
+    }
+}
+
 // "No checkpoint", and a fresh start, is what a directory that has gone must not mean.
 TEST(LibraryFailure, ARestoreFromADirectoryThatHasGoneFails) {
     MemoryFiles disk;
