@@ -1,5 +1,6 @@
 #include "host/loading.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
@@ -413,11 +414,19 @@ static bool takes_untrained(enum command command) {
     return command == COMMAND_EVALUATE || command == COMMAND_PREDICT;
 }
 
+/* A checkpoint that is there and cannot be read is not one that is missing. */
+static bool is_absent(const char *path) {
+    struct file_stat info;
+    int result = file_posix.stat(file_posix.context, path, &info);
+    return result == -ENOENT || result == -ENOTDIR;
+}
+
 enum status loading_open(const struct options *options, struct loaded *out, struct error *err) {
     memset(out, 0, sizeof *out);
     struct error why = {0};
     enum status status = open_checkpoint(options, out, &why);
-    bool missing = status == STATUS_INPUT || (status == STATUS_OK && out->checkpoint == NULL);
+    bool missing = status == STATUS_OK ? out->checkpoint == NULL
+                                       : status == STATUS_INPUT && is_absent(out->path);
     if (missing && options->allow_untrained) {
         status = open_untrained(options, out, err);
     } else if (missing && status == STATUS_INPUT) {
