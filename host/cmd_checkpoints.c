@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "host/base/text.h"
+#include "host/best_model.h"
 #include "host/cmd.h"
 #include "io/checkpoint.h"
 #include "io/store.h"
@@ -75,29 +76,50 @@ static void read_contents(const struct checkpoint *checkpoint, struct row *row) 
     }
 }
 
-/* Decode `path`; what is wrong with it goes to stderr. A file that retention deleted after the scan
- * is not damage. */
-static void read_row(const char *path, double modified_seconds, struct row *row) {
-    struct checkpoint *checkpoint;
+/* What is wrong goes to stderr. */
+static void set_bad(struct row *row, enum status status, const char *message) {
+    row->status = status;
+    row->condition = status == STATUS_CORRUPT ? DAMAGED : UNREADABLE;
+    fprintf(stderr, "cairn: %s: %s\n", row->condition == DAMAGED ? "damaged" : "cannot be read",
+            message);
+}
+
+/* Decode `path`; the caller frees *out, which is NULL unless it is good. A file that retention
+ * deleted after the scan is not damage. */
+static void read_row(const char *path, double modified_seconds, struct row *row,
+                     struct checkpoint **out) {
     struct error reason = {0};
     format_time(modified_seconds, row->time);
     for (int i = 0; i < METRICS; i++) {
         row->metrics[i] = NAN;
     }
-    row->status = checkpoint_read_file(&file_posix, path, &checkpoint, &reason);
-    if (row->status == STATUS_OK) {
-        read_contents(checkpoint, row);
-        checkpoint_free(checkpoint);
+    enum status status = checkpoint_read_file(&file_posix, path, out, &reason);
+    if (status == STATUS_OK) {
+        read_contents(*out, row);
         return;
     }
+    *out = NULL;
     struct file_stat stat;
     if (file_posix.stat(file_posix.context, path, &stat) < 0) {
         row->condition = VANISHED;
         return;
     }
-    row->condition = row->status == STATUS_CORRUPT ? DAMAGED : UNREADABLE;
-    fprintf(stderr, "cairn: %s: %s\n", row->condition == DAMAGED ? "damaged" : "cannot be read",
-            reason.message);
+    set_bad(row, status, reason.message);
+}
+
+/* A row of the ring: the file must be of the step that its name says. */
+static void read_ring_row(const char *path, const struct store_entry *entry, struct row *row,
+                          struct checkpoint **out) {
+    row->has_step = true; /* the name tells it even of a damaged file */
+    row->step = (int64_t)entry->step;
+    read_row(path, entry->modified_seconds, row, out);
+    struct error reason = {0};
+    if (*out != NULL && store_check_step(*out, entry->step, &reason) != STATUS_OK) {
+        checkpoint_free(*out);
+        *out = NULL;
+        error_prefix(&reason, STATUS_CORRUPT, "%s", path);
+        set_bad(row, STATUS_CORRUPT, reason.message);
+    }
 }
 
 /* ---- the table ---- */
@@ -154,23 +176,29 @@ static void print_row(const struct row *row, uint64_t bytes, const char *name, c
     }
 }
 
+/* *newest: the newest good one, which the caller frees; NULL when there is none. */
 static enum status read_ring(const char *directory, const struct store_list *list, struct row *rows,
-                             struct error *err) {
+                             struct checkpoint **newest, struct error *err) {
     char path[FILE_PATH_CAPACITY];
     for (size_t i = 0; i < list->count; i++) {
         CHECK(file_join_path(path, sizeof path, directory, list->entries[i].name), err,
               STATUS_INPUT, "the path of %s is too long", list->entries[i].name);
-        rows[i].has_step = true; /* the name tells it even of a damaged file */
-        rows[i].step = (int64_t)list->entries[i].step;
-        read_row(path, list->entries[i].modified_seconds, &rows[i]);
+        struct checkpoint *read;
+        read_ring_row(path, &list->entries[i], &rows[i], &read);
+        if (read != NULL) {
+            checkpoint_free(*newest);
+            *newest = read;
+        }
     }
     return STATUS_OK;
 }
 
 static void print_ring(const struct store_list *list, const struct row *rows, struct tally *tally) {
-    size_t latest = list->count; /* the newest one that a resume would take */
+    size_t latest = list->count; /* the one that a resume would take; none over one unread */
     for (size_t i = 0; i < list->count; i++) {
-        latest = rows[i].condition == GOOD ? i : latest;
+        latest = rows[i].condition == GOOD         ? i
+                 : rows[i].condition == UNREADABLE ? list->count
+                                                   : latest;
     }
     for (size_t i = 0; i < list->count; i++) {
         if (rows[i].condition != VANISHED) {
@@ -181,10 +209,10 @@ static void print_ring(const struct store_list *list, const struct row *rows, st
 }
 
 static enum status list_ring(const char *directory, const struct store_list *list,
-                             struct tally *tally, struct error *err) {
+                             struct tally *tally, struct checkpoint **newest, struct error *err) {
     struct row *rows = calloc(list->count + 1, sizeof *rows);
     CHECK(rows != NULL, err, STATUS_MEMORY, "no memory for a list of %zu checkpoints", list->count);
-    enum status status = read_ring(directory, list, rows, err);
+    enum status status = read_ring(directory, list, rows, newest, err);
     if (status == STATUS_OK) {
         print_ring(list, rows, tally);
     }
@@ -192,16 +220,30 @@ static enum status list_ring(const char *directory, const struct store_list *lis
     return status;
 }
 
-static enum status list_best(const char *directory, struct tally *tally, struct error *err) {
+/* The best model must be the one that the newest checkpoint knows. One that is not here is only
+ * mentioned: of a run that was resumed from another directory it lies there. */
+static enum status list_best(const char *directory, const struct checkpoint *newest,
+                             struct tally *tally, struct error *err) {
     char path[FILE_PATH_CAPACITY];
     CHECK(file_join_path(path, sizeof path, directory, STORE_BEST_FILE), err, STATUS_INPUT,
           "the path of %s is too long", STORE_BEST_FILE);
     struct file_stat stat;
-    struct row row = {0};
+    struct error why = {0};
+    enum status checked = newest != NULL ? best_model_check(path, newest, &why) : STATUS_OK;
     if (file_posix.stat(file_posix.context, path, &stat) < 0) {
-        return STATUS_OK; /* there need not be one */
+        if (checked != STATUS_OK) { /* otherwise there need not be one */
+            fprintf(stderr, "cairn: the newest checkpoint knows of a best model: %s\n",
+                    why.message);
+        }
+        return STATUS_OK;
     }
-    read_row(path, stat.modified_seconds, &row);
+    struct row row = {0};
+    struct checkpoint *best;
+    read_row(path, stat.modified_seconds, &row, &best);
+    if (best != NULL && checked != STATUS_OK) {
+        set_bad(&row, checked, why.message);
+    }
+    checkpoint_free(best);
     if (row.condition != VANISHED) {
         print_row(&row, stat.bytes, STORE_BEST_FILE, "best", tally);
     }
@@ -227,10 +269,14 @@ enum status cmd_checkpoints(const struct options *options, int *exit_code, struc
     CHECK(options->model_dir[0] != '\0', err, STATUS_USAGE, "checkpoints needs --model-dir DIR");
     struct store_list list;
     struct tally tally = {0};
+    struct checkpoint *newest = NULL;
     TRY(store_scan(&file_posix, options->model_dir, &list, err));
-    enum status status = list_ring(options->model_dir, &list, &tally, err);
+    enum status status = list_ring(options->model_dir, &list, &tally, &newest, err);
     store_list_free(&list);
+    if (status == STATUS_OK) {
+        status = list_best(options->model_dir, newest, &tally, err);
+    }
+    checkpoint_free(newest);
     TRY(status);
-    TRY(list_best(options->model_dir, &tally, err));
     return verdict(options, &tally, err);
 }

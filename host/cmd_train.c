@@ -306,6 +306,8 @@ static enum status run(struct train *train, int *exit_code, struct error *err) {
         .resumed_path = train->resume.path,
         .resumed_in_ring = train->resume.in_ring,
         .supersede = train->resume.supersede,
+        .supersede_best = train->resume.supersede_best,
+        .best_unusable = train->resume.best_unusable,
         .monitor_changed = train->resume.monitor_changed,
         .init_from = train->init_from,
         .run_id = train->run_id,

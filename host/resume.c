@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/best_model.h"
 #include "host/loading.h"
 #include "host/model.h"
 
@@ -42,10 +43,26 @@ static enum status load_best_alone(const char *directory, struct resume *out, st
     return load_file(path, out, err);
 }
 
+/* No checkpoint of the ring can be used; a best model that can is a way out. */
+static enum status offer_best(const char *directory, struct error *err) {
+    char path[FILE_PATH_CAPACITY], shown[400];
+    uint64_t step;
+    struct error what = *err;
+    return !best_path(directory, path) || !best_model_step(path, &step)
+               ? what.status
+               : error_set(err, what.status,
+                           "%s. Or go on from the best model, of step %" PRIu64 ": --resume %s",
+                           what.message, step,
+                           text_escape(path, strlen(path), shown, sizeof shown));
+}
+
 static enum status load_newest(struct store *store, struct resume *out, struct error *err) {
     const char *directory = store_directory(store);
-    TRY(store_load_newest(&file_posix, directory, loading_name_damage, NULL, &out->checkpoint,
-                          out->path, err));
+    enum status status = store_load_newest(&file_posix, directory, loading_name_damage, NULL,
+                                           &out->checkpoint, out->path, err);
+    if (status != STATUS_OK) {
+        return status == STATUS_CORRUPT ? offer_best(directory, err) : status;
+    }
     out->in_ring = out->checkpoint != NULL;
     return out->in_ring ? STATUS_OK : load_best_alone(directory, out, err);
 }
@@ -75,37 +92,42 @@ static enum status load_own_file(const char *path, struct resume *out, struct er
     return STATUS_OK;
 }
 
-/* Why the best model is not what the run's state says it is, into `why`; false when it is. A later
- * one is: a run that was killed before it saved a checkpoint that knows of it makes it again. */
-static bool best_is_bad(const char *path, const struct run_state *state, struct error *why) {
-    struct checkpoint *best;
-    if (checkpoint_read_file(&file_posix, path, &best, why) != STATUS_OK) {
-        return true;
-    }
-    uint64_t step;
-    const char *text = checkpoint_metadata(best, "step");
-    bool older = text != NULL && text_parse_u64(text, &step) && step < (uint64_t)state->best_step;
-    if (older) {
-        error_set(why, STATUS_CORRUPT,
-                  "%s: it is of step %s, older than the best model of step %lld", path, text,
-                  (long long)state->best_step);
-    }
-    checkpoint_free(best);
-    return older;
-}
-
 /* Nothing reads the best model while a run goes on: unless it is looked at here, a damage shows
  * when the run is over and the model is wanted. */
-static void check_best(const char *directory, const struct run_state *state) {
+static void check_best(const char *directory, struct resume *resume) {
     char path[FILE_PATH_CAPACITY];
     struct error why = {0};
-    bool has_file = state->best_has_best && state->best_step > 0; /* not a threshold alone */
-    if (has_file && file_join_path(path, sizeof path, directory, STORE_BEST_FILE) &&
-        best_is_bad(path, state, &why)) {
+    if (file_join_path(path, sizeof path, directory, STORE_BEST_FILE) &&
+        best_model_check(path, resume->checkpoint, &why) != STATUS_OK) {
+        resume->best_unusable = true;
         fprintf(stderr,
                 "Warning: the best model (end of epoch %lld) cannot be used until a better one "
                 "replaces it: %s\n",
-                (long long)state->best_epoch + 1, why.message);
+                (long long)resume->state.best_epoch + 1, why.message);
+    }
+}
+
+/* Going back: a best model that was reached later goes with the later checkpoints. The one that it
+ * replaced, which the state gone back to knows, is no more. */
+static void check_best_of_going_back(const char *directory, struct resume *resume) {
+    char path[FILE_PATH_CAPACITY];
+    uint64_t step;
+    if (!best_path(directory, path) || !best_model_step(path, &step) ||
+        step <= (uint64_t)resume->state.step) {
+        check_best(directory, resume);
+        return;
+    }
+    resume->supersede_best = true;
+    fprintf(stderr,
+            "The best model, of step %" PRIu64
+            ", is newer: it is moved into " STORE_SUPERSEDED_DIRECTORY "/ as well\n",
+            step);
+    if (best_model_is_claimed(&resume->state)) {
+        resume->best_unusable = true;
+        fprintf(stderr,
+                "Warning: the best model up to here (end of epoch %lld) was replaced by it: there "
+                "is none until a better one is found\n",
+                (long long)resume->state.best_epoch + 1);
     }
 }
 
@@ -141,8 +163,10 @@ enum status resume_find(const struct options *options, struct store *store, stru
         if (status != STATUS_OK) {
             return error_prefix(err, status, "%s", out->path);
         }
-        if (out->in_ring) {
-            check_best(directory, &out->state);
+        if (out->supersede) {
+            check_best_of_going_back(directory, out);
+        } else if (out->in_ring) {
+            check_best(directory, out);
         }
     }
     return STATUS_OK;

@@ -36,13 +36,15 @@ struct resume {
     bool monitor_changed; /* --monitor or --mode differ: remembered best values are another metric's
                            */
     bool supersede; /* --resume named a file of this directory: newer ones are to be moved away */
+    bool supersede_best;    /* the best model too */
+    bool best_unusable;     /* missing, damaged or another one; it was said */
     struct run_state state; /* read from it */
 };
 
 /* Follow --resume: auto, never (STATUS_OUTPUT when the directory has checkpoints) or FILE (of this
  * directory: newer ones are superseded, by the trainer once it can start; from elsewhere: counts
- * only while the directory has none). Damaged checkpoints are named on stderr. STATUS_CORRUPT when
- * there are some and none verifies. */
+ * only while the directory has none). Damaged checkpoints, and a best model that cannot be used, are
+ * named on stderr. STATUS_CORRUPT when there are some and none verifies. */
 MUST_USE enum status resume_find(const struct options *options, struct store *store,
                                  struct resume *out, struct error *err);
 

@@ -372,6 +372,9 @@ static enum status secure_start(struct trainer *trainer, struct error *err) {
     CHECK(durable, err, STATUS_IO,
           "going back to %s needs a save, which failed: checkpoints and logs are as they were",
           trainer->setup.resumed_path);
+    if (trainer->setup.supersede_best) {
+        TRY(store_supersede_best(store, err));
+    }
     return store_supersede_newer(store, (uint64_t)trainer->state.step, err);
 }
 
@@ -404,9 +407,10 @@ enum status trainer_run(struct trainer *trainer, struct trainer_outcome *outcome
     CHECK(outcome->end != TRAINER_END_NONFINITE, err, STATUS_NONFINITE,
           "the training state became non-finite: it was not saved; the checkpoints saved before "
           "are kept. A smaller --learning-rate or a --clip-norm may help");
-    CHECK(trainer->save_failures == 0, err, STATUS_IO,
-          "%llu save(s) failed (see above); the checkpoints saved before are kept%s",
-          (unsigned long long)trainer->save_failures,
-          outcome->final_save_failed ? ", the last state is not among them" : "");
+    const char *kept = trainer->directory_lost ? "" : "; the checkpoints saved before are kept";
+    const char *last = trainer->directory_lost ? "; the last state is not saved"
+                                               : ", the last state is not among them";
+    CHECK(trainer->save_failures == 0, err, STATUS_IO, "%llu save(s) failed (see above)%s%s",
+          (unsigned long long)trainer->save_failures, kept, outcome->final_save_failed ? last : "");
     return STATUS_OK;
 }

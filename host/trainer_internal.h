@@ -78,6 +78,8 @@ struct trainer {
     size_t best_save_count;
     uint64_t save_failures;
     bool save_nonfinite; /* the writer refused a non-finite state */
+    bool directory_lost; /* the latest save failed because the directory is no longer ours */
+    bool best_unusable;  /* there is no file of the best model, or not a good one */
     bool warned_missing_monitor, warned_history;
 };
 

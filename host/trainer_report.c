@@ -224,7 +224,8 @@ void trainer_log_end(struct trainer *trainer, const struct trainer_outcome *outc
 
 /* ---- the end of the run on stderr ------------------------------------------------------------ */
 
-/* A run that was resumed from elsewhere knows a best value whose file lies there. */
+/* A run that was resumed from elsewhere knows a best value whose file lies there; another file may
+ * have been found unusable when the run was resumed. */
 static void report_best(struct trainer *trainer) {
     const struct run_state *state = &trainer->state;
     if (!state->best_has_best || (uint64_t)state->best_epoch >= state->row_count ||
@@ -235,11 +236,12 @@ static void report_best(struct trainer *trainer) {
     char path[FILE_PATH_CAPACITY];
     struct file_stat info;
     bool here =
+        !trainer->best_unusable && !trainer->directory_lost &&
         file_join_path(path, sizeof path, store_directory(trainer->setup.store), STORE_BEST_FILE) &&
         files->stat(files->context, path, &info) >= 0 && info.is_regular;
     progress_message(trainer->setup.progress, "Best epoch: %" PRId64 " (%s %.5f), %s%s",
                      state->best_epoch + 1, metric_name(trainer->monitor), state->best_value,
-                     here ? "in " : "not saved in ",
+                     here ? "in " : "without a usable file in ",
                      here ? path : store_directory(trainer->setup.store));
 }
 
@@ -250,7 +252,10 @@ void trainer_report_end(struct trainer *trainer, const struct trainer_outcome *o
                      trainer_end_name(outcome->end));
     report_best(trainer);
     struct store_list list = {0};
-    if (store_scan(trainer->setup.files, directory, &list, NULL) == STATUS_OK && list.count > 0) {
+    if (trainer->directory_lost) {
+        progress_message(progress, "%s is no longer this run's", directory);
+    } else if (store_scan(trainer->setup.files, directory, &list, NULL) == STATUS_OK &&
+               list.count > 0) {
         progress_message(progress, "Checkpoints kept: %zu in %s, the newest is %s", list.count,
                          directory, list.entries[list.count - 1].name);
         store_list_free(&list);

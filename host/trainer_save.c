@@ -198,6 +198,7 @@ static void settle_best_save(struct trainer *trainer, const struct save_result *
             trainer->best_save_count * sizeof trainer->best_saves[0]);
     if (result->targets_published > 0) { /* the best file comes first */
         trainer->durable_best = done.tracker;
+        trainer->best_unusable = false;
     } else if (trainer->best_save_count == 0) {
         run_state_set_best(&trainer->state, &trainer->durable_best);
         trainer->state_version++;
@@ -211,6 +212,7 @@ void trainer_collect_saves(struct trainer *trainer) {
             continue;
         }
         settle_best_save(trainer, &result);
+        trainer->directory_lost = result.status == STATUS_OUTPUT;
         if (result.status == STATUS_OK) {
             trainer_log_save(trainer, &result);
             continue;

@@ -198,6 +198,7 @@ static enum status begin_state(struct trainer *trainer, struct error *err) {
         (unsigned long long)trainer->steps_per_epoch);
     trainer->first_step = (uint64_t)state->step;
     trainer->durable_best = run_state_best(state);
+    trainer->best_unusable = trainer->setup.best_unusable;
     return STATUS_OK;
 }
 

@@ -136,6 +136,12 @@ void store_protect(struct store *store, uint64_t step);
  */
 MUST_USE enum status store_supersede_newer(struct store *store, uint64_t step, struct error *err);
 
+/* Move the best model into superseded/ as well, under its own name or, where that is taken, one with
+ * a number: unlike a checkpoint of the ring it cannot be trained again from one that is older.
+ * Before the others: who is interrupted in between is told that it is missing. There being none is
+ * fine. */
+MUST_USE enum status store_supersede_best(struct store *store, struct error *err);
+
 /* A checkpoint of `step` has become durable under its name: rewrite the state file (publish), then
  * delete what retention asks for: oldest by step first, only names of the ring's form, as many as
  * needed, never the newest. Checkpoints newer than `step` (left by a run that this one did not

@@ -272,11 +272,11 @@ done:
 
 /* Durable under its new name before the old name may vanish for good. */
 static enum status move_away(const struct store *store, const char *target_directory,
-                             const char *name, struct error *err) {
+                             const char *name, const char *new_name, struct error *err) {
     const struct file_table *files = store->files;
     char from[FILE_PATH_CAPACITY], to[FILE_PATH_CAPACITY];
     TRY(store_path(store, name, from, err));
-    CHECK(file_join_path(to, sizeof to, target_directory, name), err, STATUS_OUTPUT,
+    CHECK(file_join_path(to, sizeof to, target_directory, new_name), err, STATUS_OUTPUT,
           "the path of the model directory is too long");
     int result = files->rename(files->context, from, to);
     if (result < 0) {
@@ -322,7 +322,7 @@ static enum status supersede_list(struct store *store, const struct store_list *
                   : publish_state(store, list->entries, kept,
                                   list->entries[kept - 1].modified_seconds, err));
     for (size_t i = list->count; i-- > kept;) {
-        TRY(move_away(store, target, list->entries[i].name, err));
+        TRY(move_away(store, target, list->entries[i].name, list->entries[i].name, err));
     }
     return STATUS_OK;
 }
@@ -333,6 +333,43 @@ enum status store_supersede_newer(struct store *store, uint64_t step, struct err
     enum status status = supersede_list(store, &list, step, err);
     store_list_free(&list);
     return status;
+}
+
+/* "best.safetensors.zst", "best-2.safetensors.zst", ...: the first that nothing has. */
+static enum status free_best_name(const struct store *store, const char *directory, char *out,
+                                  size_t capacity, struct error *err) {
+    char path[FILE_PATH_CAPACITY];
+    struct file_stat st;
+    snprintf(out, capacity, "%s", STORE_BEST_FILE);
+    for (unsigned number = 2;; number++) {
+        CHECK(file_join_path(path, sizeof path, directory, out), err, STATUS_OUTPUT,
+              "the path of the model directory is too long");
+        int result = store->files->stat(store->files->context, path, &st);
+        if (result == -ENOENT) {
+            return STATUS_OK;
+        }
+        if (result < 0) {
+            return store_error(STATUS_IO, "look at", path, result, err);
+        }
+        snprintf(out, capacity, "best-%u.safetensors.zst", number);
+    }
+}
+
+enum status store_supersede_best(struct store *store, struct error *err) {
+    char target[FILE_PATH_CAPACITY], best[FILE_PATH_CAPACITY], name[64];
+    struct file_stat st;
+    TRY(store_path(store, STORE_BEST_FILE, best, err));
+    int result = store->files->stat(store->files->context, best, &st);
+    if (result == -ENOENT) {
+        return STATUS_OK;
+    }
+    if (result < 0) {
+        return store_error(STATUS_IO, "look at", best, result, err);
+    }
+    TRY(store_path(store, STORE_SUPERSEDED_DIRECTORY, target, err));
+    TRY(file_make_directories(store->files, target, err));
+    TRY(free_best_name(store, target, name, sizeof name, err));
+    return move_away(store, target, STORE_BEST_FILE, name, err);
 }
 
 /* ---- retention ---- */

@@ -111,36 +111,6 @@ TEST_F(Damaged, InspectIs65WithTheReason) {
 }
 
 // The state file is a hint: lost, foreign or nonsense, the directory scan decides.
-// The ring goes on without it, so nobody would notice before the model is wanted.
-TEST_F(Damaged, ABestModelThatCannotBeUsedIsNamedWhenTheRunGoesOn) {
-    const std::string best = model() + "/best.safetensors.zst";
-    const std::string whole = read_file(best), warning = "Warning: the best model (end of epoch ";
-    std::string flipped = whole;
-    flipped[flipped.size() / 2] = static_cast<char>(flipped[flipped.size() / 2] ^ 4);
-    const struct {
-        const char *what;
-        std::string bytes, reason;
-    } cases[] = {{"damaged", flipped, "best.safetensors.zst: "},
-                 {"older", read_file(checkpoint_path(model(), 4)), "it is of step 4, older than"},
-                 {"missing", "", "ENOENT"}};
-    for (const auto &damage : cases) {
-        SCOPED_TRACE(damage.what);
-        if (damage.bytes.empty()) {
-            std::filesystem::remove(best);
-        } else {
-            write_file(best, damage.bytes);
-        }
-        const Outcome outcome = train({"--save-checkpoints-steps", "4"});
-        EXPECT_EXIT_CODE(outcome, 0);
-        EXPECT_SAYS(outcome, warning);
-        EXPECT_SAYS(outcome, damage.reason);
-    }
-    write_file(best, whole);
-    const Outcome outcome = train({"--save-checkpoints-steps", "4"});
-    EXPECT_EXIT_CODE(outcome, 0);
-    EXPECT_FALSE(contains(outcome.err, warning)) << outcome.err;
-}
-
 TEST_F(Damaged, StateFileIsOnlyAHint) {
     for (const char *text : {"", "nonsense", "model_checkpoint_path: \"/etc/passwd\"\n",
                              "model_checkpoint_path: \"model.ckpt-4.safetensors.zst\"\n"

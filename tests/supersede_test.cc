@@ -194,4 +194,67 @@ TEST(Supersede, WithAStateFileThatCannotBeRewrittenNothingChanges) {
     EXPECT_EQ(disk.contents(), before);
 }
 
+// ---- the best model ----
+
+std::string best_of(const MemoryFiles &disk, const std::string &directory,
+                    const std::string &name = "best.safetensors.zst") {
+    return disk.get(directory + "/" + name).value_or("(none)");
+}
+
+TEST(SupersedeBest, NeverOverwritesOneThatWasMovedBefore) {
+    MemoryFiles disk;
+    Store store = open_store(disk.table(), 0);
+    struct error err;
+    ASSERT_EQ(store_supersede_best(store.get(), &err), STATUS_OK) << err.message;
+    EXPECT_FALSE(disk.exists(kAside)) << "there is none to move";
+    for (const char *best : {"first", "second", "third"}) {
+        disk.put(kRun + "/best.safetensors.zst", best);
+        ASSERT_EQ(store_supersede_best(store.get(), &err), STATUS_OK) << err.message;
+        EXPECT_FALSE(disk.exists(kRun + "/best.safetensors.zst"));
+    }
+    EXPECT_EQ(best_of(disk, kAside), "first");
+    EXPECT_EQ(best_of(disk, kAside, "best-2.safetensors.zst"), "second");
+    EXPECT_EQ(best_of(disk, kAside, "best-3.safetensors.zst"), "third");
+}
+
+TEST(SupersedeBest, APowerCutLeavesItInOneOfTheTwoPlaces) {
+    MemoryFiles disk;
+    disk.put(kRun + "/best.safetensors.zst", "the best");
+    Store store = open_store(disk.table(), 0);
+    struct error err;
+    ASSERT_EQ(store_supersede_best(store.get(), &err), STATUS_OK) << err.message;
+    disk.for_each_crash([](const std::string &what, MemoryFiles &left) {
+        EXPECT_TRUE(best_of(left, kRun) == "the best" || best_of(left, kAside) == "the best")
+            << what;
+    });
+    disk.crashes_at(disk.op_count(), [](const std::string &what, MemoryFiles &left) {
+        EXPECT_EQ(best_of(left, kRun), "(none)") << what;
+        EXPECT_EQ(best_of(left, kAside), "the best") << what;
+    });
+}
+
+TEST(SupersedeBest, EveryFailingCallIsReportedAndLosesNothing) {
+    for (size_t nth = 1; nth < 100; nth++) {
+        MemoryFiles disk;
+        disk.put(kRun + "/best.safetensors.zst", "the best");
+        FaultyFiles files(disk.table());
+        Store store = open_store(files.table(), 0);
+        files.fail(nth, EIO, FaultyFiles::Once);
+        struct error err;
+        const enum status status = store_supersede_best(store.get(), &err);
+        EXPECT_TRUE(best_of(disk, kRun) == "the best" || best_of(disk, kAside) == "the best");
+        if (files.failures() == 0) {
+            EXPECT_EQ(status, STATUS_OK);
+            EXPECT_GT(nth, 5u);
+            return;
+        }
+        if (status != STATUS_OK) {
+            EXPECT_NE(strstr(err.message, "EIO"), nullptr) << err.message;
+            EXPECT_EQ(store_supersede_best(store.get(), &err), STATUS_OK) << err.message;
+        }
+        EXPECT_EQ(best_of(disk, kAside), "the best");
+    }
+    FAIL() << "it makes more calls than that";
+}
+
 } // namespace

@@ -1,0 +1,79 @@
+#include "host/best_model.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "host/base/text.h"
+#include "io/file.h"
+
+bool best_model_is_claimed(const struct run_state *state) {
+    return state->best_has_best && state->best_step > 0;
+}
+
+bool best_model_step(const char *path, uint64_t *step) {
+    struct checkpoint *best;
+    if (checkpoint_read_file(&file_posix, path, &best, NULL) != STATUS_OK) {
+        return false;
+    }
+    const char *text = checkpoint_metadata(best, "step");
+    bool known = text != NULL && text_parse_u64(text, step);
+    checkpoint_free(best);
+    return known;
+}
+
+/* Both say the same of the epochs that both know. */
+static bool has_same_history(const struct run_state *a, const struct run_state *b) {
+    size_t rows = a->row_count < b->row_count ? a->row_count : b->row_count;
+    return rows == 0 || memcmp(a->rows, b->rows, rows * sizeof *a->rows) == 0;
+}
+
+static enum status compare(const char *path, const struct run_state *best,
+                           const struct run_state *newest, struct error *why) {
+    CHECK(best->step >= newest->best_step, why, STATUS_CORRUPT,
+          "%s: it is of step %" PRId64 ", older than the best model of step %" PRId64, path,
+          best->step, newest->best_step);
+    CHECK(best->step == newest->best_step || best->step >= newest->step, why, STATUS_CORRUPT,
+          "%s: it is of step %" PRId64 ", the best model is of step %" PRId64, path, best->step,
+          newest->best_step);
+    CHECK(has_same_history(best, newest), why, STATUS_CORRUPT,
+          "%s: its epochs are not those of the newest checkpoint: it comes from another course of "
+          "the run",
+          path);
+    return STATUS_OK;
+}
+
+static enum status check_run(const char *path, const struct checkpoint *best,
+                             const struct checkpoint *newest, struct error *why) {
+    const char *one = checkpoint_metadata(best, "run_id");
+    const char *other = checkpoint_metadata(newest, "run_id");
+    CHECK(one == NULL || other == NULL || strcmp(one, other) == 0, why, STATUS_CORRUPT,
+          "%s: it is of another run", path);
+    return STATUS_OK;
+}
+
+static enum status check_against(const char *path, const struct checkpoint *best,
+                                 const struct checkpoint *newest,
+                                 const struct run_state *newest_state, struct error *why) {
+    TRY(check_run(path, best, newest, why));
+    struct run_state state = {0};
+    enum status status = run_state_read(&state, best, why);
+    status = status == STATUS_OK ? compare(path, &state, newest_state, why)
+                                 : error_prefix(why, status, "%s", path);
+    run_state_deinit(&state);
+    return status;
+}
+
+enum status best_model_check(const char *path, const struct checkpoint *newest, struct error *why) {
+    struct run_state state = {0};
+    enum status status = STATUS_OK;
+    struct checkpoint *best = NULL;
+    if (run_state_read(&state, newest, NULL) == STATUS_OK && best_model_is_claimed(&state)) {
+        status = checkpoint_read_file(&file_posix, path, &best, why);
+        if (status == STATUS_OK) {
+            status = check_against(path, best, newest, &state, why);
+        }
+    }
+    checkpoint_free(best);
+    run_state_deinit(&state);
+    return status;
+}

@@ -1,0 +1,244 @@
+// The best model and the real program: one that is damaged, missing, older, of another run or of
+// another course of this one is named, going back takes a newer one away, and nothing overwrites it.
+#include <signal.h>
+
+#include <filesystem>
+#include <sstream>
+#include <string>
+
+#include "tests/support/train_fixture.h"
+#include "gtest/gtest.h"
+
+namespace {
+
+class BestModel : public TrainFixture {
+  protected:
+    // Checkpoints at steps 0, 4, 8, 12, 16; the best model is that of step 16.
+    void SetUp() override {
+        TrainFixture::SetUp();
+        const Outcome outcome = train();
+        ASSERT_EQ(outcome.code, 0) << outcome.err;
+        ASSERT_EQ(checkpoint_steps(model()), (std::vector<uint64_t>{0, 4, 8, 12, 16}));
+        ASSERT_EQ(step_of(best()), "16");
+    }
+
+    Outcome train(const std::vector<std::string> &more = {}) const {
+        return TrainFixture::train(std::vector<std::string>{"--save-checkpoints-steps", "4"} +
+                                   more);
+    }
+
+    Outcome go_back(const std::vector<std::string> &more = {}) const {
+        return train(std::vector<std::string>{"--resume", checkpoint_path(model(), 12)} + more);
+    }
+
+    Outcome verify() const {
+        return run_cairn({"checkpoints", "--model-dir", model(), "--verify"});
+    }
+
+    std::string best() const { return model() + "/best.safetensors.zst"; }
+    std::string aside(const std::string &name) const { return model() + "/superseded/" + name; }
+
+    static void flip(const std::string &path) {
+        std::string bytes = read_file(path);
+        bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 4);
+        write_file(path, bytes);
+    }
+
+    std::string step_of(const std::string &path) const {
+        return json_field(
+            run_cairn({"evaluate", "--checkpoint", path, "--data", dir_.file("validation.jsonl")})
+                .out,
+            "step");
+    }
+};
+
+const char kUnusable[] = "Warning: the best model (end of epoch ";
+
+} // namespace
+
+// The ring goes on without it, so nobody would notice before the model is wanted.
+TEST_F(BestModel, OneThatCannotBeUsedIsNamedWhenTheRunGoesOn) {
+    const std::string whole = read_file(best());
+    std::string flipped = whole;
+    flipped[flipped.size() / 2] = static_cast<char>(flipped[flipped.size() / 2] ^ 4);
+    const struct {
+        const char *what;
+        std::string bytes, reason;
+    } cases[] = {{"damaged", flipped, "best.safetensors.zst: "},
+                 {"older", read_file(checkpoint_path(model(), 4)), "it is of step 4, older than"},
+                 {"missing", "", "ENOENT"}};
+    for (const auto &damage : cases) {
+        SCOPED_TRACE(damage.what);
+        if (damage.bytes.empty()) {
+            std::filesystem::remove(best());
+        } else {
+            write_file(best(), damage.bytes);
+        }
+        const Outcome outcome = train();
+        EXPECT_EXIT_CODE(outcome, 0);
+        EXPECT_SAYS(outcome, kUnusable);
+        EXPECT_SAYS(outcome, damage.reason);
+    }
+    write_file(best(), whole);
+    const Outcome outcome = train();
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_FALSE(contains(outcome.err, kUnusable)) << outcome.err;
+}
+
+// The last line of a run is what people go by.
+TEST_F(BestModel, TheEndNamesItsFileOnlyWhenThatCanBeUsed) {
+    const std::string named = "in " + best();
+    EXPECT_SAYS(train({"--epochs", "9", "--steps", "1"}), named);
+    flip(best());
+    Outcome outcome = train({"--epochs", "9", "--steps", "1"});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, "without a usable file in " + model());
+    EXPECT_FALSE(contains(outcome.err, named)) << outcome.err;
+    outcome = train({"--epochs", "3"}); // the third epoch is better
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, named);
+    EXPECT_EQ(step_of(best()), "24");
+}
+
+TEST_F(BestModel, GoingBackTakesANewerOneAway) {
+    const std::string first = read_file(best());
+    Outcome outcome = go_back({"--steps", "1"});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, "The best model, of step 16, is newer");
+    EXPECT_SAYS(outcome, "Best epoch: 1 ");
+    EXPECT_SAYS(outcome, "without a usable file in " + model());
+    EXPECT_FALSE(exists(best()));
+    EXPECT_EQ(read_file(aside("best.safetensors.zst")), first);
+    outcome = train({"--steps", "1"});
+    EXPECT_SAYS(outcome, kUnusable);
+
+    // Another branch, worse or better: the first best model stays.
+    EXPECT_EXIT_CODE(go_back({"--learning-rate", "2e-2"}), 0);
+    EXPECT_EQ(step_of(best()), "16");
+    const std::string second = read_file(best());
+    EXPECT_NE(first, second);
+    EXPECT_EXIT_CODE(go_back({"--steps", "1"}), 0);
+    EXPECT_EQ(read_file(aside("best.safetensors.zst")), first);
+    EXPECT_EQ(read_file(aside("best-2.safetensors.zst")), second);
+}
+
+TEST_F(BestModel, GoingBackLeavesOneThatIsNotNewer) {
+    const std::string bytes = read_file(best());
+    EXPECT_EXIT_CODE(
+        train({"--resume", checkpoint_path(model(), 16), "--epochs", "3", "--steps", "1"}), 0);
+    EXPECT_EQ(read_file(best()), bytes);
+    EXPECT_EXIT_CODE(train({"--resume", best(), "--epochs", "3", "--steps", "1"}), 0);
+    EXPECT_EQ(read_file(best()), bytes);
+    EXPECT_FALSE(exists(aside("best.safetensors.zst")));
+}
+
+// Going back taken back as docs/recovery.md says it; and with the best model forgotten.
+TEST_F(BestModel, OneOfAnotherCourseOfTheRunIsNamed) {
+    EXPECT_EXIT_CODE(go_back({"--learning-rate", "2e-2"}), 0);
+    const std::string branch = read_file(best());
+    for (const std::string &name : list_directory(model() + "/superseded")) {
+        std::filesystem::rename(aside(name), model() + "/" + name);
+    }
+    Outcome outcome = train({"--epochs", "9", "--steps", "1"});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_FALSE(contains(outcome.err, kUnusable)) << outcome.err;
+    EXPECT_EXIT_CODE(verify(), 0);
+
+    write_file(best(), branch);
+    outcome = train({"--epochs", "9", "--steps", "1"});
+    EXPECT_SAYS(outcome, kUnusable);
+    EXPECT_SAYS(outcome, "another course of the run");
+    outcome = verify();
+    EXPECT_EXIT_CODE(outcome, 65);
+    EXPECT_SAYS(outcome, "another course of the run");
+}
+
+TEST_F(BestModel, OneOfAnotherRunIsNamed) {
+    const std::string other = dir_.file("other");
+    EXPECT_EXIT_CODE(train({"--model-dir", other, "--seed", "7", "--epochs", "3"}), 0);
+    std::filesystem::copy_file(other + "/best.safetensors.zst", best(),
+                               std::filesystem::copy_options::overwrite_existing);
+    Outcome outcome = train({"--epochs", "9", "--steps", "1"});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, kUnusable);
+    EXPECT_SAYS(outcome, "it is of another run");
+    EXPECT_EXIT_CODE(verify(), 65);
+}
+
+TEST_F(BestModel, CheckpointsTellsAnOlderOneFromOneThatIsElsewhere) {
+    const std::string whole = read_file(best());
+    write_file(best(), read_file(checkpoint_path(model(), 4)));
+    Outcome outcome = verify();
+    EXPECT_EXIT_CODE(outcome, 65);
+    EXPECT_SAYS(outcome, "it is of step 4, older than the best model of step 16");
+    std::filesystem::remove(best());
+    outcome = verify();
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, "knows of a best model");
+    EXPECT_FALSE(contains(outcome.out, "best")) << outcome.out;
+}
+
+TEST_F(BestModel, CheckpointsFindsAFileUnderTheNameOfAnother) {
+    std::filesystem::copy_file(checkpoint_path(model(), 8), checkpoint_path(model(), 20));
+    const Outcome outcome = verify();
+    EXPECT_EXIT_CODE(outcome, 65);
+    EXPECT_SAYS(outcome, "it holds step 8, its name says 20");
+    std::istringstream rows(outcome.out);
+    for (std::string line; std::getline(rows, line);) {
+        EXPECT_EQ(contains(line, "latest"), contains(line, "model.ckpt-16")) << line;
+        EXPECT_EQ(contains(line, "damaged"), contains(line, "model.ckpt-20")) << line;
+    }
+}
+
+TEST_F(BestModel, IsOfferedWhereNoCheckpointOfTheRingIsGood) {
+    for (uint64_t step : checkpoint_steps(model())) {
+        flip(checkpoint_path(model(), step));
+    }
+    Outcome outcome = train({"--epochs", "3"});
+    EXPECT_EXIT_CODE(outcome, 65);
+    EXPECT_SAYS(outcome, "--resume " + best());
+    EXPECT_EXIT_CODE(train({"--epochs", "3", "--resume", best()}), 0);
+    EXPECT_EQ(checkpoint_steps(model()).back(), 24u);
+    flip(best());
+}
+
+// What is there and cannot be read is not missing: no random weights in its place.
+TEST_F(BestModel, OneThatCannotBeReadIsNotReplacedByUntrainedWeights) {
+    const std::vector<std::string> evaluate = {"evaluate",
+                                               "--model-dir",
+                                               model(),
+                                               "--checkpoint",
+                                               "best",
+                                               "--data",
+                                               dir_.file("validation.jsonl"),
+                                               "--allow-untrained"};
+    std::filesystem::remove(best());
+    Outcome outcome = run_cairn(evaluate);
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, "untrained weights");
+    std::filesystem::create_directory(best());
+    outcome = run_cairn(evaluate);
+    EXPECT_EXIT_CODE(outcome, 66);
+    EXPECT_FALSE(contains(outcome.err, "untrained weights")) << outcome.err;
+}
+
+// The directory goes while the run lives: it saves nothing into what comes in its place, and says
+// neither that its checkpoints are kept nor that those of another are its own.
+TEST_F(BestModel, ADirectoryThatIsNoLongerTheRunsIsLeftAlone) {
+    std::filesystem::remove_all(model());
+    Process living({.program = "",
+                    .arguments = train_arguments({"--epochs", "100000", "--patience", "none",
+                                                  "--save-checkpoints-steps", "50"})});
+    ASSERT_TRUE(living.wait_for([&] { return checkpoint_steps(model()).size() > 2; }));
+    std::filesystem::rename(model(), dir_.file("moved"));
+    std::filesystem::create_directory(model());
+    ASSERT_TRUE(living.wait_for_err("was deleted, moved or replaced"));
+    living.signal(SIGTERM);
+    const int code = living.wait();
+    const Outcome outcome = {code, living.out(), living.err()};
+    EXPECT_EXIT_CODE(outcome, 74);
+    EXPECT_SAYS(outcome, model() + " is no longer this run's");
+    EXPECT_FALSE(contains(outcome.err, "are kept")) << outcome.err;
+    EXPECT_FALSE(contains(outcome.err, "Checkpoints kept")) << outcome.err;
+    EXPECT_TRUE(checkpoint_steps(model()).empty());
+}
