@@ -169,9 +169,9 @@ struct checkpoint_round {
     double cpu_p50, cpu_p99, cpu_max;       /* processor time of the trainer's thread in both */
     double asked, done, skipped, delayed, failed;
     double durable_p50, durable_max; /* from the call until the file's name is durable */
-    /* means over the saves that became durable; retain, the state file and what is deleted, comes
-     * after that */
-    double queued, snapshot, compress, write, fsync, rename, retain;
+    /* Means over the saves that became durable. durable_mean is the sum of the parts from `call`,
+     * the trainer's own, to `rename`; retain, the state file and what is deleted, comes after it. */
+    double durable_mean, call, queued, snapshot, compress, write, fsync, rename, retain;
     double bytes, raw_bytes, ratio;
     double writer_cpu;                                 /* per save */
     double writer_speed;                               /* raw bytes per second of compressing */

@@ -31,6 +31,8 @@ const struct checkpoint_column checkpoint_columns[] = {
     {COLUMN("saves delayed", "", delayed, 1), .of_saves = true},
     {COLUMN("durable p50", "ms", durable_p50, 1e3), .of_saves = true},
     {COLUMN("durable max", "ms", durable_max, 1e3), .of_saves = true},
+    {COLUMN("durable mean", "ms", durable_mean, 1e3), .of_saves = true},
+    {COLUMN("call", "ms", call, 1e3), .of_saves = true},
     {COLUMN("queued", "ms", queued, 1e3), .of_saves = true},
     {COLUMN("snapshot", "ms", snapshot, 1e3), .of_saves = true},
     {COLUMN("compress", "ms", compress, 1e3), .of_saves = true},
@@ -280,10 +282,10 @@ static void describe_saves(struct block *block, struct checkpoint_round *out) {
     out->fsync = sums->fsync_seconds / n;
     out->rename = sums->rename_seconds / n;
     out->retain = sums->retain_seconds / n;
-    out->queued =
-        sums->durable_seconds / n - (sums->stall_seconds / n + out->snapshot + out->compress +
-                                     out->write + out->fsync + out->rename + out->retain);
-    out->queued = out->queued < 0 ? 0 : out->queued;
+    out->durable_mean = sums->durable_seconds / n;
+    out->call = sums->stall_seconds / n;
+    out->queued = out->durable_mean - (out->call + out->snapshot + out->compress + out->write +
+                                       out->fsync + out->rename);
     out->bytes = (double)sums->bytes / n;
     out->raw_bytes = (double)sums->raw_bytes / n;
     out->ratio = sums->bytes > 0 ? (double)sums->raw_bytes / (double)sums->bytes : 0;

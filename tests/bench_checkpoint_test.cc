@@ -257,6 +257,29 @@ TEST_F(BenchCheckpoint, TheCsvHasALineForEveryRepeatWithTheFiguresOfTheJson) {
     EXPECT_NEAR(sum / 2, median, 1e-6 * median); // of two
 }
 
+// Every line has the means of one repeat. What the queue takes is none of the time behind the rename.
+TEST_F(BenchCheckpoint, TheMeansOfThePartsAddUpToTheMeanTimeUntilASaveIsDurable) {
+    size_t lines = 0;
+    for (const auto &row : cells_of(read_csv(directory->file("r.csv")))) {
+        if (row.at("saves_done").empty() || std::stod(row.at("saves_done")) == 0) {
+            continue; // a mode that saves nothing, or a repeat in which none was done
+        }
+        double sum = 0;
+        for (const char *part :
+             {"call", "queued", "snapshot", "compress", "write", "fsync", "rename"}) {
+            const double mean = std::stod(row.at(std::string(part) + "_ms"));
+            EXPECT_GE(mean, -1e-9) << part; // one after the other
+            sum += mean;
+        }
+        const double durable = std::stod(row.at("durable_mean_ms"));
+        EXPECT_NEAR(sum, durable, 1e-6 * durable);
+        EXPECT_LE(durable, std::stod(row.at("durable_max_ms")) * (1 + 1e-6));
+        EXPECT_GT(std::stod(row.at("retain_ms")), 0.0); // or the test shows nothing
+        lines++;
+    }
+    EXPECT_GT(lines, 0u);
+}
+
 // Restores and encodings of both states, each with its repeats, and the trainers killed in each
 // mode, at the first interval.
 TEST_F(BenchCheckpoint, TheCsvHasRestoresEncodingsAndKillsWithTheFiguresOfTheJson) {
