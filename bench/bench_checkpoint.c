@@ -300,6 +300,7 @@ static enum status measure_all(struct bench *bench, struct error *err) {
 static enum status run(struct bench *bench, struct error *err) {
     struct options *options = &bench->options;
     TRY(checkpoint_restore_try_keep(options->keep_state, err));
+    TRY(bench_report_create(options, stdout, &bench->report, err));
     for (int tmpfs = 0; tmpfs < CHECKPOINT_PLACES; tmpfs++) {
         if (tmpfs == 1 ? bench->plan.tmpfs : bench->plan.disk) {
             TRY(checkpoint_place_make(options, tmpfs == 1, &bench->places[bench->place_count],
@@ -311,7 +312,7 @@ static enum status run(struct bench *bench, struct error *err) {
     TRY(kill_trainers(bench, err));
     TRY(loading_create_backend(options, options->hidden_size, &bench->be, err));
     checkpoint_plan_fit(&bench->plan, bench->be->unified_memory);
-    TRY(bench_report_create(options, bench->be, 0, stdout, &bench->report, err));
+    bench_report_device(bench->report, bench->be);
     report_facts(bench);
     bench_report_quiet(bench->report, true);
     report_kills(bench);

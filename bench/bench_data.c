@@ -274,7 +274,7 @@ enum status cmd_bench_data(const struct options *options, int *exit_code, struct
                                    .strip_html = options->strip_html,
                                }};
     struct bench_report *report = NULL;
-    TRY(bench_report_create(options, NULL, 0, stdout, &report, err));
+    TRY(bench_report_create(options, stdout, &report, err));
     enum status status = run(&bench, report, err);
     bench_report_free(report);
     corpora_free(&bench.corpora);

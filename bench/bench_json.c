@@ -5,10 +5,24 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "bench/revision.h" /* made by the build */
 #include "host/base/text.h"
 #include "kernels/backend.h"
+
+json_t *bench_json_begin(const char *benchmark) {
+    char date[40];
+    time_t now = time(NULL);
+    struct tm utc;
+    if (gmtime_r(&now, &utc) == NULL ||
+        strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", &utc) == 0) {
+        snprintf(date, sizeof date, "unknown");
+    }
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:i}", "program", "cairn", "version", CAIRN_VERSION,
+                     "revision", CAIRN_REVISION, "date", date, "benchmark", benchmark, "format", 1);
+}
 
 json_t *bench_json_text(const char *bytes, size_t size) {
     enum { ESCAPED = 4 }; /* "\xHH" for one byte */

@@ -1,6 +1,8 @@
-/* bench_json.h - what the JSON of every benchmark has: texts, the machine, the options.
+/* bench_json.h - what the JSON of every benchmark has: what was measured and when, texts, the
+ * machine, the options.
  *
  * Usage:
+ *     json_t *root = bench_json_begin("bench train");
  *     json_object_set_new(root, "data", bench_json_text(path, strlen(path)));
  *     json_object_set_new(root, "machine", bench_json_machine(&machine));
  *     json_object_set_new(root, "options", bench_json_options(options));
@@ -20,6 +22,11 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* {"program": "cairn", "version", "revision", "date", "benchmark", "format": 1}. The revision is the
+ * commit that was built, with "-dirty" where its files had been changed, or "unknown"; the date is
+ * now, in UTC (ISO 8601). */
+json_t *bench_json_begin(const char *benchmark);
 
 /* jansson refuses what is not UTF-8, and a path need not be: such a text is escaped as in a message
  * (text_escape). */

@@ -76,11 +76,13 @@ static void begin(struct ops_report *report, const struct backend *be,
     struct bench_machine machine;
     const char *figures = figures_of(be);
     bool simulated = strcmp(figures, "simulated device") == 0;
-    report->root =
-        json_pack("{s:s, s:s, s:s, s:i, s:s, s:s, s:s, s:s, s:b, s:i}", "program", "cairn",
-                  "version", CAIRN_VERSION, "benchmark", "bench ops", "format", 1, "device",
-                  be->device, "description", be->description, "build", backend_cuda_build(),
-                  "figures_of", figures, "simulated", simulated, "repeats", (int)repeats);
+    report->root = bench_json_begin("bench ops");
+    part(report, "device", json_string(be->device));
+    part(report, "description", json_string(be->description));
+    part(report, "build", json_string(backend_cuda_build()));
+    part(report, "figures_of", json_string(figures));
+    part(report, "simulated", json_boolean(simulated));
+    part(report, "repeats", json_integer((json_int_t)repeats));
     part(report, "machine", bench_json_machine(&machine));
     part(report, "options", bench_json_options(options));
     report->length_sets = part(report, "length_sets", json_object());

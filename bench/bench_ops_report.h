@@ -1,6 +1,6 @@
 /* bench_ops_report.h - what `cairn bench ops` measured, as JSON and as a table.
  *
- * JSON: {"program", "version", "benchmark", "format", "device", "description", "build",
+ * JSON: {what bench_json_begin has, "device", "description", "build",
  * "figures_of": "gpu" | "cpu" | "simulated device", "simulated", "repeats", "machine": {...} and
  * "options": {name: text} as in bench_report.h, "length_sets": {name: [lengths]}, "absent":
  * [{...}], "failures": [{...}], "peaks": [{"isa", "threads", "lengths", "unit", "median", "min",

@@ -49,16 +49,15 @@ static void add_machine(struct bench_report *report) {
             machine.cores == 1 ? "" : "s");
 }
 
-static void add_device(struct bench_report *report, const struct backend *be, uint32_t threads) {
-    if (be == NULL) {
-        add(report, report->root, "device", json_null());
-        return;
-    }
+void bench_report_device(struct bench_report *report, const struct backend *be) {
+    bool on_cpu = strcmp(be->device, "cpu") == 0;
+    uint64_t asked = report->options->threads;
+    uint64_t threads = asked > 0 ? asked : backend_cpu_default_threads();
     json_t *device = add(report, report->root, "device", json_object());
     add(report, device, "name", json_string(be->device));
     add(report, device, "description", text(be->description));
     add(report, device, "kernel_path", json_string(be->kernel_path));
-    add(report, device, "threads", threads > 0 ? json_integer(threads) : json_null());
+    add(report, device, "threads", on_cpu ? json_integer((json_int_t)threads) : json_null());
     fprintf(report->table, "%-22s %s\n", "device", be->description);
 }
 
@@ -156,25 +155,20 @@ static enum status try_file(struct bench_report *report, struct error *err) {
     return STATUS_OK;
 }
 
-enum status bench_report_create(const struct options *options, const struct backend *be,
-                                uint32_t threads, FILE *table, struct bench_report **out,
-                                struct error *err) {
+enum status bench_report_create(const struct options *options, FILE *table,
+                                struct bench_report **out, struct error *err) {
     struct bench_report *report = calloc(1, sizeof *report);
     CHECK(report != NULL, err, STATUS_MEMORY, "out of memory for the report");
     report->options = options;
     report->table = table;
-    report->root = json_object();
+    report->root = bench_json_begin(command_name(options->command));
     enum status status = try_file(report, err);
     if (status != STATUS_OK) {
         bench_report_free(report);
         return status;
     }
-    add(report, report->root, "program", json_string("cairn"));
-    add(report, report->root, "version", json_string(CAIRN_VERSION));
-    add(report, report->root, "benchmark", json_string(command_name(options->command)));
-    add(report, report->root, "format", json_integer(1));
     add_machine(report);
-    add_device(report, be, threads);
+    add(report, report->root, "device", json_null());
     add(report, report->root, "options", bench_json_options(options));
     add(report, report->root, "repeats", json_integer((json_int_t)options->repeats));
     report->facts = add(report, report->root, "facts", json_object());

@@ -1,7 +1,7 @@
 /* bench_report.h - what a benchmark measured: a table on a stream, and the same figures as JSON.
  *
  * Table: what machine it was, facts, then one line per figure with its median, least and most.
- * JSON: {"program", "version", "benchmark", "format": 1, "machine": {"processor", "cores",
+ * JSON: {what bench_json_begin has, "machine": {"processor", "cores",
  * "memory_bytes", "system"}, "device": {"name", "description", "kernel_path", "threads"} or null,
  * "options": {name: text}, "repeats", "facts": {name: text or number}, "figures": [{"section",
  * "name", "unit", "median", "min", "max", "samples": [...]}]}, with "median_low" and "median_high"
@@ -10,7 +10,8 @@
  *
  * Usage:
  *     struct bench_report *report;
- *     TRY(bench_report_create(options, be, threads, stdout, &report, err));
+ *     TRY(bench_report_create(options, stdout, &report, err));
+ *     bench_report_device(report, be);
  *     bench_report_fact(report, "data", "%llu examples", examples);
  *     bench_report_section(report, "training");
  *     bench_report_figure(report, "epoch", "s", 1.0, seconds, repeats);
@@ -37,12 +38,14 @@ extern "C" {
 struct bench_report;
 
 /* Begin: prints the machine to `table`. `options` name the benchmark (command_name), the file of
- * --json and the repeats, and must outlive the report. `be` may be NULL (a benchmark that computes
- * nothing, or names its backends itself); `threads` are those of the CPU that compute, 0: not said.
- * STATUS_OUTPUT, before anything is measured, when the file cannot be written. */
-MUST_USE enum status bench_report_create(const struct options *options, const struct backend *be,
-                                         uint32_t threads, FILE *table, struct bench_report **out,
-                                         struct error *err);
+ * --json and the repeats, and must outlive the report. STATUS_OUTPUT, before anything is measured,
+ * when the file cannot be written. */
+MUST_USE enum status bench_report_create(const struct options *options, FILE *table,
+                                         struct bench_report **out, struct error *err);
+
+/* What computes, for benchmarks that have --threads; the JSON's "device" is null without. Its
+ * "threads" are those of the CPU that compute, null where a GPU does. */
+void bench_report_device(struct bench_report *report, const struct backend *be);
 
 /* Something about the run that is no measurement, in words; or a number with its unit ("" = none).
  */

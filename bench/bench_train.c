@@ -334,8 +334,8 @@ static enum status open_bench(struct train_bench *bench, struct error *err) {
     TRY(loading_create_backend(options, options->hidden_size, &bench->be, err));
     uint32_t threads = (uint32_t)options->threads;
     threads = threads > 0 ? threads : backend_cpu_default_threads();
-    TRY(bench_report_create(options, bench->be, on_cpu(bench) ? threads : 0, stdout, &bench->report,
-                            err));
+    TRY(bench_report_create(options, stdout, &bench->report, err));
+    bench_report_device(bench->report, bench->be);
     if (on_cpu(bench)) {
         TRY(bench_peak_create("auto", threads, peak_seconds, &bench->peak, err));
     }

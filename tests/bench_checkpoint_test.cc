@@ -342,6 +342,16 @@ TEST_F(BenchCheckpoint, ThePictureIsAPngAndAlsoOnTheTerminal) {
     }
 }
 
+TEST_F(BenchCheckpoint, TheJsonSaysWhatWasMeasuredWhenAndOnHowManyThreads) {
+    std::unique_ptr<json_t, decltype(&json_decref)> root(
+        json_load_file(directory->file("r.json").c_str(), 0, nullptr), json_decref);
+    EXPECT_NE(json_string_length(json_object_get(root.get(), "revision")), 0u);
+    EXPECT_NE(json_string_length(json_object_get(root.get(), "date")), 0u);
+    const json_t *device = json_object_get(root.get(), "device");
+    EXPECT_STREQ(json_string_value(json_object_get(device, "name")), "cpu");
+    EXPECT_EQ(json_integer_value(json_object_get(device, "threads")), 1);
+}
+
 TEST_F(BenchCheckpoint, NothingIsLeftBehind) {
     for (const std::string &name : list_directory(directory->path())) {
         EXPECT_EQ(name.substr(0, 2), "r.") << name;

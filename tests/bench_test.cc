@@ -4,8 +4,10 @@
 #include <cmath>
 #include <csignal>
 #include <cstdint>
+#include <ctime>
 #include <map>
 #include <numeric>
+#include <regex>
 #include <string>
 #include <vector>
 
@@ -309,6 +311,19 @@ TEST_F(BenchOps, ReportsTheCpuAsTheCpu) {
             EXPECT_GT(median, 0.0) << text(entry, "op");
         }
     }
+}
+
+// One of them: all begin their JSON in the same place.
+TEST_F(BenchOps, TheJsonSaysWhichCommitWasMeasuredAndWhen) {
+    const std::time_t before = std::time(nullptr);
+    ASSERT_EQ(go("--section step --hidden-size 8").code, 0);
+    const std::string revision = text(root, "revision"), date = text(root, "date");
+    EXPECT_TRUE(std::regex_match(revision, std::regex("unknown|[0-9a-f]{12,40}(-dirty)?")))
+        << revision;
+    std::tm utc = {};
+    ASSERT_NE(strptime(date.c_str(), "%Y-%m-%dT%H:%M:%SZ", &utc), nullptr) << date;
+    EXPECT_GE(timegm(&utc), before);
+    EXPECT_LE(timegm(&utc), std::time(nullptr));
 }
 
 TEST_F(BenchOps, RatesOfEveryInstructionSetAndNumberOfThreads) {
