@@ -23,8 +23,7 @@ struct bench {
     size_t kill_counts[CHECKPOINT_PLACES];
     const char *no_kills[CHECKPOINT_PLACES]; /* why they are left out, or NULL */
     struct backend *be;
-    struct bench_report *report;
-    FILE *csv;
+    struct checkpoint_output out;
     struct checkpoint_case *cases[CASES_MAX];
     size_t case_count;
 };
@@ -63,7 +62,8 @@ static enum status run_turn(const struct bench *bench, struct checkpoint_trainee
         enum checkpoint_mode mode = (enum checkpoint_mode)((i + repeat) % CHECKPOINT_MODES);
         if (cell->modes[mode]) {
             TRY(checkpoint_block_run(trainee, plan, mode, interval, steps,
-                                     &cell->rounds[index][mode][repeat], err));
+                                     &cell->rounds[index][mode][repeat], &cell->stalls[index][mode],
+                                     err));
         }
     }
     bool compared = cell->modes[CHECKPOINT_OFF];
@@ -79,9 +79,11 @@ static enum status run_cells(const struct bench *bench, struct checkpoint_traine
                              struct checkpoint_case *cell, struct error *err) {
     struct checkpoint_round ignored;
     TRY(checkpoint_block_run(trainee, &bench->plan, CHECKPOINT_OFF, 1, WARM_UP_STEPS, &ignored,
-                             err));
+                             NULL, err));
     TRY(checkpoint_block_save(trainee, &bench->plan, err));
     for (unsigned repeat = 0; repeat < cell->repeats; repeat++) {
+        fprintf(stderr, "bench checkpoint: %s, %s state: repeat %u of %u\n", cell->place,
+                cell->state, repeat + 1, cell->repeats);
         for (size_t i = 0; i < cell->interval_count; i++) {
             TRY(run_turn(bench, trainee, cell, i, repeat, err));
         }
@@ -118,9 +120,11 @@ static enum status measure_case(struct bench *bench, struct checkpoint_trainee *
     CHECK(last != NULL, err, STATUS_MEMORY, "out of memory for a benchmark");
     enum status status = measure_last_save(bench, trainee, cell->repeats, last, err);
     if (status == STATUS_OK) {
-        checkpoint_report_case(cell, bench->report, bench->csv, stdout);
-        checkpoint_report_restore(cell, &last->restore, bench->report, bench->csv, stdout);
-        checkpoint_report_encoding(cell, &last->encoding, bench->report, bench->csv, stdout);
+        status = checkpoint_report_case(&bench->out, cell, err);
+    }
+    if (status == STATUS_OK) {
+        checkpoint_report_restore(&bench->out, cell, &last->restore);
+        checkpoint_report_encoding(&bench->out, cell, &last->encoding);
         fflush(stdout);
         status = keep_first_state(bench, trainee, err);
     }
@@ -132,7 +136,7 @@ static void leave_out(struct bench *bench, const struct checkpoint_place *place,
                       const char *why) {
     char name[96];
     snprintf(name, sizeof name, "left out: %s, %s", place->name, what);
-    bench_report_fact(bench->report, name, "%s", why);
+    bench_report_fact(bench->out.report, name, "%s", why);
 }
 
 static enum status run_case(struct bench *bench, const struct checkpoint_place *place,
@@ -205,18 +209,20 @@ static enum status kill_trainers(struct bench *bench, struct error *err) {
 
 static void report_kills_of(struct bench *bench, size_t place) {
     const char *where = bench->places[place].name;
+    const struct checkpoint_kills *kills = bench->kills[place];
     char name[32], state[32], every[24];
     snprintf(name, sizeof name, "%s, kill", where);
     name_state(bench->plan.sizes[0], state, sizeof state);
-    checkpoint_steps_name(bench->kills[place][0].interval, every);
-    bench_report_fact(bench->report, name, "%llu trainers in each mode, %s state, saving every %s",
-                      (unsigned long long)bench->plan.kills, state, every);
-    printf("\n%s: %llu trainers (%s state) killed in each mode, saving every %s%s\n", where,
-           (unsigned long long)bench->plan.kills, state, every,
-           bench->kills[place][0].interval == 0 ? "" : " steps");
+    checkpoint_steps_name(kills[0].interval, every);
+    bench_report_fact(bench->out.report, name, "trainers, %s state, saving every %s%s", state,
+                      every, kills[0].interval == 0 ? "" : " steps");
+    printf("\n%s: steps lost by trainers killed at a random moment (%s state)\n", where, state);
+    printf("  %5s %-11s %10s %10s %10s %8s %16s %10s %10s\n", "every", "mode", "lost, mean",
+           "lost, max", "interval", "killed", "after", "interval", "durable");
+    printf("  %5s %-11s %10s %10s %10s %8s %16s %10s %10s\n", "steps", "", "steps", "steps",
+           "steps", "trainers", "s", "ms", "at most, ms");
     for (size_t i = 0; i < bench->kill_counts[place]; i++) {
-        checkpoint_report_kills(where, state, &bench->kills[place][i], bench->report, bench->csv,
-                                stdout);
+        checkpoint_report_kills(&bench->out, where, state, &kills[i]);
     }
 }
 
@@ -246,19 +252,8 @@ static enum status draw_pictures(struct bench *bench, struct error *err) {
     }
     bool done;
     TRY(checkpoint_picture_draw(drawn, count, bench->options.plot, &done, err));
-    bench_report_fact(bench->report, "picture", "%s",
+    bench_report_fact(bench->out.report, "picture", "%s",
                       done ? bench->options.plot : "none, there is no gnuplot on this machine");
-    return STATUS_OK;
-}
-
-static enum status close_csv(struct bench *bench, struct error *err) {
-    if (bench->csv != NULL) {
-        bool written = !ferror(bench->csv);
-        written = fclose(bench->csv) == 0 && written;
-        bench->csv = NULL;
-        CHECK(written, err, STATUS_IO, "--csv %s could not be written: %s", bench->options.csv,
-              strerror(errno));
-    }
     return STATUS_OK;
 }
 
@@ -267,11 +262,12 @@ static enum status close_csv(struct bench *bench, struct error *err) {
 static enum status write_files(struct bench *bench, enum status status, struct error *err) {
     struct error later = {0};
     if (status != STATUS_OK) {
-        bench_report_fact(bench->report, "incomplete", "%s", err->message);
+        bench_report_fact(bench->out.report, "incomplete", "%s", err->message);
     }
-    enum status closed = close_csv(bench, status == STATUS_OK ? err : &later);
+    enum status closed =
+        checkpoint_csv_close(&bench->out.csv, &bench->options, status == STATUS_OK ? err : &later);
     status = status == STATUS_OK ? closed : status;
-    enum status written = bench_report_write(bench->report, status == STATUS_OK ? err : &later);
+    enum status written = bench_report_write(bench->out.report, status == STATUS_OK ? err : &later);
     return status == STATUS_OK ? written : status;
 }
 
@@ -279,12 +275,12 @@ static void report_facts(struct bench *bench) {
     const struct options *options = &bench->options;
     static const char *const policies[] = {
         [BUSY_SKIP] = "skip", [BUSY_LATEST] = "latest", [BUSY_WAIT] = "wait"};
-    bench_report_fact(bench->report, "data of the real state", "%s", options->data);
-    bench_report_fact(bench->report, "when the writer is busy", "%s",
+    bench_report_fact(bench->out.report, "data of the real state", "%s", options->data);
+    bench_report_fact(bench->out.report, "when the writer is busy", "%s",
                       policies[options->checkpoint_busy]);
-    bench_report_number(bench->report, "made-up step", bench->plan.step_seconds * 1e3, "ms");
+    bench_report_number(bench->out.report, "made-up step", bench->plan.step_seconds * 1e3, "ms");
     for (size_t i = 0; i < bench->place_count; i++) {
-        bench_report_fact(bench->report, bench->places[i].name, "%s", bench->places[i].path);
+        bench_report_fact(bench->out.report, bench->places[i].name, "%s", bench->places[i].path);
     }
 }
 
@@ -300,7 +296,7 @@ static enum status measure_all(struct bench *bench, struct error *err) {
 static enum status run(struct bench *bench, struct error *err) {
     struct options *options = &bench->options;
     TRY(checkpoint_restore_try_keep(options->keep_state, err));
-    TRY(bench_report_create(options, stdout, &bench->report, err));
+    TRY(bench_report_create(options, stdout, &bench->out.report, err));
     for (int tmpfs = 0; tmpfs < CHECKPOINT_PLACES; tmpfs++) {
         if (tmpfs == 1 ? bench->plan.tmpfs : bench->plan.disk) {
             TRY(checkpoint_place_make(options, tmpfs == 1, &bench->places[bench->place_count],
@@ -308,14 +304,15 @@ static enum status run(struct bench *bench, struct error *err) {
             bench->place_count++;
         }
     }
-    TRY(checkpoint_csv_open(options, &bench->csv, err));
+    TRY(checkpoint_csv_open(options, &bench->out.csv, err));
     TRY(kill_trainers(bench, err));
     TRY(loading_create_backend(options, options->hidden_size, &bench->be, err));
     checkpoint_plan_fit(&bench->plan, bench->be->unified_memory);
-    bench_report_device(bench->report, bench->be);
+    bench_report_device(bench->out.report, bench->be);
     report_facts(bench);
-    bench_report_quiet(bench->report, true);
+    bench_report_quiet(bench->out.report, true);
     report_kills(bench);
+    checkpoint_table_legend(stdout);
     enum status status = measure_all(bench, err);
     return write_files(bench, status, err);
 }
@@ -325,6 +322,7 @@ enum status cmd_bench_checkpoint(const struct options *options, int *exit_code, 
     struct bench *bench = calloc(1, sizeof *bench);
     CHECK(bench != NULL, err, STATUS_MEMORY, "out of memory for a benchmark");
     bench->options = *options;
+    bench->out.table = stdout;
     enum status status = checkpoint_plan_make(&bench->options, &bench->plan, err);
     if (status == STATUS_OK) {
         bench->options.repeats = bench->plan.repeats;
@@ -334,12 +332,10 @@ enum status cmd_bench_checkpoint(const struct options *options, int *exit_code, 
         checkpoint_place_remove(bench->places[i].path);
     }
     for (size_t i = 0; i < bench->case_count; i++) {
-        free(bench->cases[i]);
+        checkpoint_case_free(bench->cases[i]);
     }
-    if (bench->csv != NULL) {
-        fclose(bench->csv);
-    }
-    bench_report_free(bench->report);
+    (void)!checkpoint_csv_close(&bench->out.csv, &bench->options, NULL);
+    bench_report_free(bench->out.report);
     if (bench->be != NULL) {
         bench->be->table->free(bench->be);
     }

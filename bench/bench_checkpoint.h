@@ -8,7 +8,8 @@
  *     restore  the way back, split in its parts, cold and warm
  *     encode   the writer's arithmetic alone, beside zstd alone on the same bytes
  *     kill     children that are killed, and what they lost
- *     report   table, JSON, CSV; picture: terminal, PNG
+ *     cell     the figures of a cell, and what all its repeats together show
+ *     report   JSON; table: the terminal's; csv; picture: terminal, PNG
  *
  * A cell is one mode at one interval of one trainee in one place. The cells of one interval take
  * turns, repeat by repeat, and make the same steps on the same batches; what a mode costs is taken
@@ -80,7 +81,7 @@ struct checkpoint_plan {
     bool disk, tmpfs;
     uint64_t kills, saves;
     double step_seconds;
-    bool intervals_given;
+    bool intervals_given, kills_given;
 };
 
 /* From the options. STATUS_USAGE naming the option and the word that is wrong. */
@@ -164,8 +165,9 @@ struct checkpoint_round {
     double steps, seconds, step_seconds;
     double lost; /* share of the throughput of `off` in the same repeat; NaN without `off` */
     /* p99 is NaN when there were fewer than 100 calls */
-    double stall_p50, stall_p99, stall_max; /* seconds in the save call, of accepted saves, and
-                                               before the update that follows (writer_settle) */
+    double stalls;                          /* how many were measured: of accepted saves */
+    double stall_p50, stall_p99, stall_max; /* seconds in the save call, and before the update that
+                                               follows (writer_settle) */
     double cpu_p50, cpu_p99, cpu_max;       /* processor time of the trainer's thread in both */
     double asked, done, skipped, delayed, failed;
     double durable_p50, durable_max; /* from the call until the file's name is durable */
@@ -178,27 +180,24 @@ struct checkpoint_round {
     double pinned_bytes, device_bytes, resident_bytes; /* resident: what the process grew by */
 };
 
-struct checkpoint_column {
-    const char *name, *unit; /* in the JSON; "name_unit" in the CSV */
-    size_t offset;           /* of a double in struct checkpoint_round */
-    double scale;
-    bool of_saves; /* means something only where saves were made */
-    bool of_calls; /* means something for `copy` too */
+/* Every stall of a cell, in the order of repeats and saves. */
+struct checkpoint_stalls {
+    double *walls, *cpus; /* [count] seconds */
+    size_t count;
 };
 
-extern const struct checkpoint_column checkpoint_columns[];
-extern const size_t checkpoint_column_count;
-
-double checkpoint_column_value(const struct checkpoint_column *column,
-                               const struct checkpoint_round *round);
-
 /* Make `steps` steps with a save in the middle of each `interval` of them; then wait until all
- * saves are durable, which is not part of the time. A save that fails is an error: STATUS_IO. */
+ * saves are durable, which is not part of the time. The stalls are appended to `stalls`, which may
+ * be NULL, and whose arrays the caller frees. A save that fails is an error: STATUS_IO. */
 MUST_USE enum status checkpoint_block_run(struct checkpoint_trainee *trainee,
                                           const struct checkpoint_plan *plan,
                                           enum checkpoint_mode mode, uint64_t interval,
                                           uint64_t steps, struct checkpoint_round *out,
-                                          struct error *err);
+                                          struct checkpoint_stalls *stalls, struct error *err);
+
+/* The stalls' figures in `out` from `walls` and `cpus` [count], which are sorted for it. */
+void checkpoint_block_describe(double *walls, double *cpus, size_t count,
+                               struct checkpoint_round *out);
 
 /* Make sure that the state is durable now, compressed as --compression-level says. */
 MUST_USE enum status checkpoint_block_save(struct checkpoint_trainee *trainee,
@@ -273,15 +272,24 @@ MUST_USE enum status checkpoint_encoding_run(struct checkpoint_trainee *trainee,
 
 struct checkpoint_kills {
     enum checkpoint_mode mode;
-    uint64_t interval, count;
-    double lost_mean, lost_max;     /* steps that a new start has to make again */
-    double lost[BENCH_REPEATS_MAX]; /* the first ones */
-    double steps_mean;              /* that a trainer had made */
+    uint64_t interval, interval_steps; /* 0, an epoch, and what that is in steps */
+    unsigned count;                    /* of trainers killed */
+    /* Learned from a trainer before them: between two saves, and until one was durable, at most. */
+    double interval_seconds, durable_seconds;
+    double lost[BENCH_REPEATS_MAX];  /* steps that a new start has to make again */
+    double made[BENCH_REPEATS_MAX];  /* steps that the trainer had made */
+    double lived[BENCH_REPEATS_MAX]; /* seconds from its first checkpoint, which is durable */
 };
 
-/* Start trainers in children, kill each at a random moment, look what its directory holds. The
- * children are forks: call it while the signal watcher, which holds no lock, is the only other
- * thread. STATUS_IO when a child fails by itself, STATUS_STOPPED. */
+double checkpoint_kills_mean(const struct checkpoint_kills *kills); /* steps lost */
+double checkpoint_kills_most(const struct checkpoint_kills *kills);
+
+/* Start trainers in children, kill each at a random moment, look what its directory holds. A
+ * trainer of the mode that saves five times tells how long an interval is and a save takes at most;
+ * the others live for one to five times both together. What is done goes to standard
+ * error. Where --kills is not given they are fewer than its default when they take more than a
+ * minute. The children are forks: call it while the signal watcher, which holds no lock, is the
+ * only other thread. STATUS_IO when a child fails by itself, STATUS_STOPPED. */
 MUST_USE enum status checkpoint_kill_run(const struct checkpoint_plan *plan,
                                          const struct checkpoint_place *place,
                                          enum checkpoint_mode mode, uint64_t interval,

@@ -11,53 +11,6 @@
 #include "host/base/stop.h"
 #include "host/base/text.h"
 
-#define COLUMN(column, unit_name, field, factor)                                                   \
-    .name = (column), .unit = (unit_name), .offset = offsetof(struct checkpoint_round, field),     \
-    .scale = (factor)
-
-const struct checkpoint_column checkpoint_columns[] = {
-    {COLUMN("steps", "", steps, 1)},
-    {COLUMN("time of a step", "ms", step_seconds, 1e3)},
-    {COLUMN("throughput lost", "%", lost, 100)},
-    {COLUMN("stall p50", "us", stall_p50, 1e6), .of_calls = true},
-    {COLUMN("stall p99", "us", stall_p99, 1e6), .of_calls = true},
-    {COLUMN("stall max", "us", stall_max, 1e6), .of_calls = true},
-    {COLUMN("stall cpu p50", "us", cpu_p50, 1e6), .of_calls = true},
-    {COLUMN("stall cpu p99", "us", cpu_p99, 1e6), .of_calls = true},
-    {COLUMN("stall cpu max", "us", cpu_max, 1e6), .of_calls = true},
-    {COLUMN("saves asked", "", asked, 1), .of_saves = true},
-    {COLUMN("saves done", "", done, 1), .of_saves = true},
-    {COLUMN("saves skipped", "", skipped, 1), .of_saves = true},
-    {COLUMN("saves delayed", "", delayed, 1), .of_saves = true},
-    {COLUMN("durable p50", "ms", durable_p50, 1e3), .of_saves = true},
-    {COLUMN("durable max", "ms", durable_max, 1e3), .of_saves = true},
-    {COLUMN("durable mean", "ms", durable_mean, 1e3), .of_saves = true},
-    {COLUMN("call", "ms", call, 1e3), .of_saves = true},
-    {COLUMN("queued", "ms", queued, 1e3), .of_saves = true},
-    {COLUMN("snapshot", "ms", snapshot, 1e3), .of_saves = true},
-    {COLUMN("compress", "ms", compress, 1e3), .of_saves = true},
-    {COLUMN("write", "ms", write, 1e3), .of_saves = true},
-    {COLUMN("fsync", "ms", fsync, 1e3), .of_saves = true},
-    {COLUMN("rename", "ms", rename, 1e3), .of_saves = true},
-    {COLUMN("retain", "ms", retain, 1e3), .of_saves = true},
-    {COLUMN("tensors", "bytes", raw_bytes, 1), .of_saves = true},
-    {COLUMN("file", "bytes", bytes, 1), .of_saves = true},
-    {COLUMN("ratio", "", ratio, 1), .of_saves = true},
-    {COLUMN("compress speed", "MB/s", writer_speed, 1e-6), .of_saves = true},
-    {COLUMN("writer cpu", "ms", writer_cpu, 1e3), .of_saves = true},
-    {COLUMN("pinned memory", "MB", pinned_bytes, 1e-6), .of_saves = true},
-    {COLUMN("device memory", "MB", device_bytes, 1e-6), .of_saves = true},
-    {COLUMN("resident memory", "MB", resident_bytes, 1e-6), .of_saves = true},
-};
-const size_t checkpoint_column_count = sizeof checkpoint_columns / sizeof checkpoint_columns[0];
-
-double checkpoint_column_value(const struct checkpoint_column *column,
-                               const struct checkpoint_round *round) {
-    double value;
-    memcpy(&value, (const char *)round + column->offset, sizeof value);
-    return value * column->scale;
-}
-
 /* ---- clocks and memory ----------------------------------------------------------------------- */
 
 static double resident_bytes(void) {
@@ -256,13 +209,35 @@ static enum status begin_saving(struct block *block, struct error *err) {
 
 /* ---- what it shows --------------------------------------------------------------------------- */
 
-static void describe_calls(struct block *block, struct checkpoint_round *out) {
-    out->stall_p50 = percentile(block->walls, block->calls, 50);
-    out->stall_p99 = percentile_99(block->walls, block->calls);
-    out->stall_max = percentile(block->walls, block->calls, 100);
-    out->cpu_p50 = percentile(block->cpus, block->calls, 50);
-    out->cpu_p99 = percentile_99(block->cpus, block->calls);
-    out->cpu_max = percentile(block->cpus, block->calls, 100);
+static enum status append(double **values, size_t count, const double *more, size_t more_count,
+                          struct error *err) {
+    double *grown = realloc(*values, (count + more_count) * sizeof *grown);
+    CHECK(grown != NULL, err, STATUS_MEMORY, "out of memory for a benchmark");
+    memcpy(grown + count, more, more_count * sizeof *grown);
+    *values = grown;
+    return STATUS_OK;
+}
+
+static enum status append_stalls(const struct block *block, struct checkpoint_stalls *stalls,
+                                 struct error *err) {
+    if (stalls == NULL || block->calls == 0) {
+        return STATUS_OK;
+    }
+    TRY(append(&stalls->walls, stalls->count, block->walls, block->calls, err));
+    TRY(append(&stalls->cpus, stalls->count, block->cpus, block->calls, err));
+    stalls->count += block->calls;
+    return STATUS_OK;
+}
+
+void checkpoint_block_describe(double *walls, double *cpus, size_t count,
+                               struct checkpoint_round *out) {
+    out->stalls = (double)count;
+    out->stall_p50 = percentile(walls, count, 50);
+    out->stall_p99 = percentile_99(walls, count);
+    out->stall_max = percentile(walls, count, 100);
+    out->cpu_p50 = percentile(cpus, count, 50);
+    out->cpu_p99 = percentile_99(cpus, count);
+    out->cpu_max = percentile(cpus, count, 100);
 }
 
 static void describe_saves(struct block *block, struct checkpoint_round *out) {
@@ -302,7 +277,7 @@ static void describe_saves(struct block *block, struct checkpoint_round *out) {
 
 static enum status run_block(struct block *block, const struct checkpoint_plan *plan,
                              uint64_t interval, uint64_t steps, struct checkpoint_round *out,
-                             struct error *err) {
+                             struct checkpoint_stalls *stalls, struct error *err) {
     TRY(open_block(block, plan, err));
     TRY(block->trainee->rewind(block->trainee, err));
     if (block->writer != NULL) {
@@ -313,7 +288,8 @@ static enum status run_block(struct block *block, const struct checkpoint_plan *
     out->seconds = bench_clock_now() - begin;
     out->steps = (double)steps;
     out->step_seconds = out->seconds / out->steps;
-    describe_calls(block, out);
+    TRY(append_stalls(block, stalls, err));
+    checkpoint_block_describe(block->walls, block->cpus, block->calls, out);
     if (block->writer != NULL) {
         writer_drain(block->writer);
         poll_results(block);
@@ -327,11 +303,11 @@ static enum status run_block(struct block *block, const struct checkpoint_plan *
 enum status checkpoint_block_run(struct checkpoint_trainee *trainee,
                                  const struct checkpoint_plan *plan, enum checkpoint_mode mode,
                                  uint64_t interval, uint64_t steps, struct checkpoint_round *out,
-                                 struct error *err) {
+                                 struct checkpoint_stalls *stalls, struct error *err) {
     memset(out, 0, sizeof *out);
     struct block block = {
         .trainee = trainee, .mode = mode, .capacity = (size_t)(steps / interval + 1)};
-    enum status status = run_block(&block, plan, interval, steps, out, err);
+    enum status status = run_block(&block, plan, interval, steps, out, stalls, err);
     close_block(&block);
     if (out->raw_bytes > 0) {
         trainee->state_bytes = out->raw_bytes;
@@ -365,5 +341,5 @@ enum status checkpoint_block_writer(struct checkpoint_trainee *trainee,
 enum status checkpoint_block_save(struct checkpoint_trainee *trainee,
                                   const struct checkpoint_plan *plan, struct error *err) {
     struct checkpoint_round ignored;
-    return checkpoint_block_run(trainee, plan, CHECKPOINT_SYNC_ZSTD, 1, 1, &ignored, err);
+    return checkpoint_block_run(trainee, plan, CHECKPOINT_SYNC_ZSTD, 1, 1, &ignored, NULL, err);
 }

@@ -6,6 +6,7 @@
  * power cut the same checkpoint is there, or the one before it: what has its name is durable, but
  * the name itself may be younger than the last fsync of the directory. */
 #include <errno.h>
+#include <math.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -20,44 +21,99 @@
 #include "host/base/stop.h"
 #include "host/loading.h"
 
+enum { LEARNED_SAVES = 5, KILLS_LEAST = 5 };
+
+static const double patience_seconds = 60; /* for the trainers of a mode, if nobody says how many */
+
 struct shared {
     _Atomic uint64_t step;
-    _Atomic bool started; /* the first state is durable */
+    _Atomic bool started; /* the first state is durable, and interval_steps is there */
+    _Atomic bool learned; /* the times are there */
+    uint64_t interval_steps;
+    double interval_seconds, durable_seconds;
     pid_t parent;
     char message[1024]; /* of a child that failed */
 };
 
-static const double shortest_run = 0.02, longest_run = 0.5; /* seconds from the first step */
+double checkpoint_kills_mean(const struct checkpoint_kills *kills) {
+    double sum = 0;
+    for (unsigned i = 0; i < kills->count; i++) {
+        sum += kills->lost[i];
+    }
+    return kills->count > 0 ? sum / kills->count : 0;
+}
+
+double checkpoint_kills_most(const struct checkpoint_kills *kills) {
+    double most = 0;
+    for (unsigned i = 0; i < kills->count; i++) {
+        most = kills->lost[i] > most ? kills->lost[i] : most;
+    }
+    return most;
+}
 
 /* ---- the child ------------------------------------------------------------------------------- */
 
-static enum status train_for_ever(struct checkpoint_trainee *trainee,
-                                  const struct checkpoint_plan *plan, enum checkpoint_mode mode,
-                                  uint64_t interval, struct shared *shared, struct error *err) {
-    struct writer *writer;
+/* What a trainer learns of its saves while it makes them. */
+struct lesson {
+    uint64_t first_step, saves;
+    double begin, durable_seconds; /* the second: of the save that took longest */
+};
+
+static enum status poll_results(struct writer *writer, struct lesson *lesson, struct error *err) {
     struct save_result result;
+    while (writer_poll(writer, &result)) {
+        CHECK(result.status == STATUS_OK, err, result.status, "%s", result.message);
+        lesson->saves++;
+        lesson->durable_seconds =
+            fmax(lesson->durable_seconds, result.durable_seconds - result.retain_seconds);
+    }
+    return STATUS_OK;
+}
+
+static void tell(const struct lesson *lesson, uint64_t step, struct shared *shared) {
+    shared->step = step;
+    if (lesson->saves >= LEARNED_SAVES && !shared->learned) {
+        double seconds = bench_clock_now() - lesson->begin;
+        double intervals = (double)(step - lesson->first_step) / (double)shared->interval_steps;
+        shared->interval_seconds = seconds / intervals;
+        shared->durable_seconds = lesson->durable_seconds;
+        shared->learned = true;
+    }
+}
+
+static enum status train_for_ever(struct checkpoint_trainee *trainee, enum checkpoint_mode mode,
+                                  struct shared *shared, struct error *err) {
+    struct writer *writer = trainee->writer;
     enum save_outcome outcome;
-    TRY(trainee->rewind(trainee, err));
-    TRY(checkpoint_block_writer(trainee, plan->options, mode, &writer, err));
-    trainee->writer = writer;
-    TRY(trainee->save(trainee, &outcome, err));
-    writer_drain(writer);
-    atomic_store(&shared->started, true);
+    struct lesson lesson = {.first_step = trainee->step, .begin = bench_clock_now()};
     for (pid_t parent = shared->parent;
          getppid() == parent;) { /* without it nobody would end this */
         TRY(trainee->make_step(trainee, err));
-        if (trainee->step % interval == 0) {
+        if (trainee->step % shared->interval_steps == 0) {
             TRY(trainee->save(trainee, &outcome, err));
             if (checkpoint_mode_waits(mode)) {
                 writer_drain(writer);
             }
         }
-        atomic_store(&shared->step, trainee->step);
-        while (writer_poll(writer, &result)) {
-            CHECK(result.status == STATUS_OK, err, result.status, "%s", result.message);
-        }
+        TRY(poll_results(writer, &lesson, err));
+        tell(&lesson, trainee->step, shared);
     }
     return STATUS_OK;
+}
+
+static enum status save_and_train(struct checkpoint_trainee *trainee,
+                                  const struct checkpoint_plan *plan, enum checkpoint_mode mode,
+                                  uint64_t interval, struct shared *shared, struct error *err) {
+    enum save_outcome outcome;
+    struct lesson ignored = {0};
+    TRY(trainee->rewind(trainee, err));
+    TRY(checkpoint_block_writer(trainee, plan->options, mode, &trainee->writer, err));
+    TRY(trainee->save(trainee, &outcome, err));
+    writer_drain(trainee->writer);
+    TRY(poll_results(trainee->writer, &ignored, err));
+    shared->interval_steps = interval == 0 ? trainee->epoch_steps : interval;
+    shared->started = true;
+    return train_for_ever(trainee, mode, shared, err);
 }
 
 static enum status be_a_trainer(const struct checkpoint_plan *plan, enum checkpoint_mode mode,
@@ -73,8 +129,7 @@ static enum status be_a_trainer(const struct checkpoint_plan *plan, enum checkpo
     } else {
         TRY(checkpoint_real_create(options, be, directory, &trainee, err));
     }
-    return train_for_ever(trainee, plan, mode, interval == 0 ? trainee->epoch_steps : interval,
-                          shared, err);
+    return save_and_train(trainee, plan, mode, interval, shared, err);
 }
 
 /* ---- the parent ------------------------------------------------------------------------------ */
@@ -97,16 +152,39 @@ static enum status newest_step(const char *directory, uint64_t *out, struct erro
     return STATUS_OK;
 }
 
-static enum status kill_child(pid_t child, struct shared *shared, double seconds,
+/* Until the flag is raised; true when the child has ended by itself. */
+static bool ends_before(pid_t child, const _Atomic bool *flag, int *state) {
+    while (!*flag && stop_signal() == 0) {
+        sleep_seconds(0.001);
+        if (waitpid(child, state, WNOHANG) == child) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A stop signal ends it: some live for long. */
+static void let_live(double seconds) {
+    const double slice = 0.01, end = bench_clock_now() + seconds;
+    for (double left = seconds; left > 0 && stop_signal() == 0; left = end - bench_clock_now()) {
+        sleep_seconds(left < slice ? left : slice);
+    }
+}
+
+/* After so many seconds, or with none when it has told what it has learned. *lived is from its
+ * first checkpoint on. */
+static enum status kill_child(pid_t child, struct shared *shared, double seconds, double *lived,
                               struct error *err) {
     int state = 0;
-    bool gone = false;
-    while (!gone && !atomic_load(&shared->started) && stop_signal() == 0) {
-        sleep_seconds(0.001);
-        gone = waitpid(child, &state, WNOHANG) == child;
+    bool gone = ends_before(child, &shared->started, &state);
+    double begin = bench_clock_now();
+    if (!gone && seconds > 0) {
+        let_live(seconds);
+    } else if (!gone) {
+        gone = ends_before(child, &shared->learned, &state);
     }
+    *lived = bench_clock_now() - begin;
     if (!gone) {
-        sleep_seconds(stop_signal() == 0 ? seconds : 0);
         kill(child, SIGKILL);
         while (waitpid(child, &state, 0) < 0 && errno == EINTR) {
         }
@@ -119,52 +197,88 @@ static enum status kill_child(pid_t child, struct shared *shared, double seconds
     return STATUS_OK;
 }
 
-static enum status kill_once(const struct checkpoint_plan *plan, enum checkpoint_mode mode,
-                             uint64_t interval, const char *directory, double seconds,
-                             struct shared *shared, struct error *err) {
+/* What is measured of one mode in one place. */
+struct killing {
+    const struct checkpoint_plan *plan;
+    const struct checkpoint_place *place;
+    struct checkpoint_kills *kills;
+    struct shared *shared;
+};
+
+static enum status start_and_kill(const struct killing *killing, const char *directory,
+                                  double seconds, double *lived, struct error *err) {
+    struct shared *shared = killing->shared;
+    const struct checkpoint_kills *kills = killing->kills;
     CHECK(stop_signal() == 0, err, STATUS_STOPPED, "stopped by a signal");
-    atomic_store(&shared->started, false);
-    atomic_store(&shared->step, 0);
+    shared->started = shared->learned = false;
+    shared->step = 0;
     shared->parent = getpid();
     fflush(NULL);
     pid_t child = fork();
     CHECK(child >= 0, err, STATUS_MEMORY, "cannot start a process: %s", strerror(errno));
     if (child == 0) {
         struct error failure = {0};
-        (void)!be_a_trainer(plan, mode, interval, directory, shared, &failure);
+        (void)!be_a_trainer(killing->plan, kills->mode, kills->interval, directory, shared,
+                            &failure);
         memcpy(shared->message, failure.message, sizeof shared->message);
         _exit(1);
     }
-    return kill_child(child, shared, seconds, err);
+    return kill_child(child, shared, seconds, lived, err);
 }
 
-static void add_loss(struct checkpoint_kills *kills, uint64_t steps, uint64_t durable) {
-    double lost = steps > durable ? (double)(steps - durable) : 0;
-    if (kills->count < BENCH_REPEATS_MAX) {
-        kills->lost[kills->count] = lost;
-    }
-    kills->lost_mean += lost;
-    kills->lost_max = lost > kills->lost_max ? lost : kills->lost_max;
-    kills->steps_mean += (double)steps;
-    kills->count++;
+/* One trainer in a directory of its own; `durable` is the newest step in it. */
+static enum status kill_one(const struct killing *killing, double seconds, double *lived,
+                            uint64_t *durable, struct error *err) {
+    char name[64], directory[FILE_PATH_CAPACITY];
+    snprintf(name, sizeof name, "kill-%s-%u", checkpoint_mode_name(killing->kills->mode),
+             killing->kills->count);
+    TRY(checkpoint_place_enter(killing->place, name, directory, err));
+    TRY(start_and_kill(killing, directory, seconds, lived, err));
+    TRY(newest_step(directory, durable, err));
+    checkpoint_place_remove(directory);
+    return STATUS_OK;
 }
 
-static enum status kill_all(const struct checkpoint_plan *plan,
-                            const struct checkpoint_place *place, struct checkpoint_kills *kills,
-                            struct shared *shared, struct error *err) {
-    struct rng rng = rng_make(plan->options->seed, RNG_STREAM_INIT, (uint32_t)kills->mode);
-    double longest = plan->options->quick ? 0.1 : longest_run;
-    for (uint64_t i = 0; i < plan->kills; i++) {
-        char name[64], directory[FILE_PATH_CAPACITY];
-        snprintf(name, sizeof name, "kill-%s-%llu", checkpoint_mode_name(kills->mode),
-                 (unsigned long long)i);
-        TRY(checkpoint_place_enter(place, name, directory, err));
-        double seconds = shortest_run + (longest - shortest_run) * rng_uniform(&rng);
-        TRY(kill_once(plan, kills->mode, kills->interval, directory, seconds, shared, err));
+static enum status learn_times(const struct killing *killing, struct error *err) {
+    double lived;
+    uint64_t durable;
+    struct checkpoint_kills *kills = killing->kills;
+    TRY(kill_one(killing, 0, &lived, &durable, err));
+    kills->interval_steps = killing->shared->interval_steps;
+    kills->interval_seconds = killing->shared->interval_seconds;
+    kills->durable_seconds = killing->shared->durable_seconds;
+    return STATUS_OK;
+}
+
+static bool is_enough(const struct killing *killing, double begin) {
+    const struct checkpoint_plan *plan = killing->plan;
+    unsigned count = killing->kills->count;
+    bool late = bench_clock_now() - begin > patience_seconds;
+    return count >= plan->kills || (!plan->kills_given && count >= KILLS_LEAST && late);
+}
+
+static enum status kill_all(const struct killing *killing, struct error *err) {
+    struct checkpoint_kills *kills = killing->kills;
+    const char *mode = checkpoint_mode_name(kills->mode);
+    struct rng rng = rng_make(killing->plan->options->seed, RNG_STREAM_INIT, (uint32_t)kills->mode);
+    fprintf(stderr, "bench checkpoint: %s, kill, %s: how long its saves take\n",
+            killing->place->name, mode);
+    TRY(learn_times(killing, err));
+    /* In the first of these lives' ends the first save that is due has had its time: from there on
+     * no moment is unlike the others. */
+    double least = kills->interval_seconds + kills->durable_seconds;
+    fprintf(stderr, "bench checkpoint: %s, kill, %s: %u trainer%s, each after %.2f to %.2f s\n",
+            killing->place->name, mode, (unsigned)killing->plan->kills,
+            killing->plan->kills == 1 ? "" : "s", least, 5 * least);
+    for (double begin = bench_clock_now(); !is_enough(killing, begin);) {
+        double lived, seconds = least * (1 + 4 * rng_uniform(&rng));
         uint64_t durable;
-        TRY(newest_step(directory, &durable, err));
-        add_loss(kills, atomic_load(&shared->step), durable);
-        checkpoint_place_remove(directory);
+        TRY(kill_one(killing, seconds, &lived, &durable, err));
+        uint64_t made = killing->shared->step;
+        kills->made[kills->count] = (double)made;
+        kills->lost[kills->count] = made > durable ? (double)(made - durable) : 0;
+        kills->lived[kills->count] = lived;
+        kills->count++;
     }
     return STATUS_OK;
 }
@@ -177,11 +291,8 @@ enum status checkpoint_kill_run(const struct checkpoint_plan *plan,
     struct shared *shared =
         mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(shared != MAP_FAILED, err, STATUS_MEMORY, "no shared memory: %s", strerror(errno));
-    enum status status = kill_all(plan, place, out, shared, err);
+    const struct killing killing = {plan, place, out, shared};
+    enum status status = kill_all(&killing, err);
     munmap(shared, sizeof *shared);
-    if (out->count > 0) {
-        out->lost_mean /= (double)out->count;
-        out->steps_mean /= (double)out->count;
-    }
     return status;
 }

@@ -14,7 +14,7 @@
 static struct bench_spread lost_percent(const struct checkpoint_case *cell, size_t interval,
                                         enum checkpoint_mode mode) {
     struct bench_spread lost =
-        checkpoint_spread(cell, interval, mode, offsetof(struct checkpoint_round, lost), 100);
+        checkpoint_cell_spread(cell, interval, mode, offsetof(struct checkpoint_round, lost), 100);
     lost.median = fmax(lost.median, LEAST_PERCENT);
     lost.min = fmax(lost.min, LEAST_PERCENT);
     lost.max = fmax(lost.max, LEAST_PERCENT);

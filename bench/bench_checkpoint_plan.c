@@ -145,6 +145,7 @@ enum status checkpoint_plan_make(const struct options *options, struct checkpoin
         .options = options,
         .repeats = (unsigned)options->repeats,
         .kills = quick && !options_given(options, "kills") ? 1 : options->kills,
+        .kills_given = options_given(options, "kills"),
         .saves = options->saves,
         .step_seconds = 1e-3 * (quick && !options_given(options, "step-ms") ? 1 : options->step_ms),
         .intervals_given = options_given(options, "intervals") || quick,

@@ -1,16 +1,22 @@
 /* bench_checkpoint_report.h - the results of `cairn bench checkpoint`: table, JSON, CSV, pictures.
  *
- * CSV: storage,state,mode,interval,repeat, a field for every checkpoint_columns entry ("stall p99"
- * in us is stall_p99_us), then restore_cold_find_ms to restore_warm_whole_ms, encode_..., and
- * steps_lost_mean and steps_lost_max. A line for every repeat of every cell; of every restore and
- * encoding (their mode is "restore" and "encode", without an interval); and one for the trainers
- * killed in a mode ("kill async+zstd", without a repeat). Fields are empty where a line has no such
- * figure, and for a p99 of fewer than 100 calls.
+ * --csv: kind,storage,state,mode,interval,repeat, a field for every checkpoint_columns entry
+ * ("stall p99" in us is stall_p99_us), then restore_cold_find_ms to restore_warm_whole_ms,
+ * encode_..., and those of kills. A line of each `kind`:
+ *     repeat       one repeat of a cell
+ *     all repeats  a cell: its stalls and saves of all repeats together (checkpoint_cell_whole)
+ *     restore      one repeat of a state's restores, without mode and interval; encode: likewise
+ *     kill         one killed trainer: steps_lost, steps_made, lived_ms; `repeat` counts them
+ *     all kills    those of a mode: steps_lost_mean, steps_lost_max, their interval_steps
+ * Fields are empty where a line has no such figure, and for a p99 of fewer than 100 stalls.
+ * --stalls: storage,state,mode,interval,repeat,stall_us,stall_cpu_us, a line for every stall.
  *
  * JSON: bench_report.h; sections "dir, real, async+zstd, every 10", "dir, real, restore, cold",
- * "dir, real, encode" and "dir, kill, async+zstd"; a figure that a repeat lacks is null; the fact
- * "dir, kill" says which trainers were killed; facts "left out: tmpfs, 330 MB" and "left out:
- * tmpfs, kill" say why, the fact "incomplete" what ended the benchmark early.
+ * "dir, real, encode" and "dir, kill, async+zstd, every 10"; a figure that a repeat lacks is null.
+ * Of all repeats together (bench_report_whole) are "stall max", "stall cpu max", "durable max",
+ * "stall p99 of all" and "stall cpu p99 of all"; "stall p99" is each repeat's own. Facts "dir,
+ * kill" say which trainers were killed; "left out: tmpfs, 330 MB" and "left out: tmpfs, kill" say
+ * why, the fact "incomplete" what ended the benchmark early.
  *
  * THREADS: the main thread.
  */
@@ -26,6 +32,8 @@
 extern "C" {
 #endif
 
+/* ---- cells ----------------------------------------------------------------------------------- */
+
 /* All cells of one trainee in one place. */
 struct checkpoint_case {
     const char *place;
@@ -36,33 +44,100 @@ struct checkpoint_case {
     unsigned repeats;
     bool modes[CHECKPOINT_MODES];
     struct checkpoint_round rounds[CHECKPOINT_LIST_MAX][CHECKPOINT_MODES][BENCH_REPEATS_MAX];
+    struct checkpoint_stalls stalls[CHECKPOINT_LIST_MAX][CHECKPOINT_MODES];
 };
+
+void checkpoint_case_free(struct checkpoint_case *cell); /* NULL is fine */
+
+struct checkpoint_column {
+    const char *name, *unit; /* in the JSON; "name_unit" in the CSV */
+    size_t offset;           /* of a double in struct checkpoint_round */
+    double scale;
+    bool of_saves; /* means something only where saves were made */
+    bool of_calls; /* means something for `copy` too */
+    bool most;     /* what counts is the largest of all repeats; they are only samples of it */
+};
+
+extern const struct checkpoint_column checkpoint_columns[];
+extern const size_t checkpoint_column_count;
+
+double checkpoint_column_value(const struct checkpoint_column *column,
+                               const struct checkpoint_round *round);
+/* Does the figure mean anything in this mode? */
+bool checkpoint_column_applies(const struct checkpoint_column *column, enum checkpoint_mode mode);
 
 /* "10", or "epoch" of 0, into `out`. Returns it. */
 char *checkpoint_steps_name(uint64_t steps, char out[24]);
 char *checkpoint_interval_name(const struct checkpoint_case *cell, size_t interval, char out[24]);
 
-/* Median and range over the repeats of one figure. */
-struct bench_spread checkpoint_spread(const struct checkpoint_case *cell, size_t interval,
-                                      enum checkpoint_mode mode, size_t offset, double scale);
+/* One figure of every repeat. */
+void checkpoint_cell_samples(const struct checkpoint_case *cell, size_t interval,
+                             enum checkpoint_mode mode, size_t offset, double scale,
+                             double samples[BENCH_REPEATS_MAX]);
+/* Its median and range over the repeats; NaN when one of them lacks it. */
+struct bench_spread checkpoint_cell_spread(const struct checkpoint_case *cell, size_t interval,
+                                           enum checkpoint_mode mode, size_t offset, double scale);
 
-/* Open --csv, if asked for, and write its first line. STATUS_OUTPUT. *out is NULL without. */
-MUST_USE enum status checkpoint_csv_open(const struct options *options, FILE **out,
+/* All repeats as one: percentiles and largest of all stalls, sums of saves, means over all that
+ * became durable; NaN in what only repeats have. STATUS_MEMORY. */
+MUST_USE enum status checkpoint_cell_whole(const struct checkpoint_case *cell, size_t interval,
+                                           enum checkpoint_mode mode, struct checkpoint_round *out,
+                                           struct error *err);
+
+/* ---- CSV ------------------------------------------------------------------------------------- */
+
+enum { CHECKPOINT_CACHES = 2 };
+extern const char *const checkpoint_cache_names[CHECKPOINT_CACHES]; /* "cold", "warm" */
+
+struct checkpoint_csv {
+    FILE *lines, *stalls; /* NULL: not asked for */
+};
+
+/* Open --csv and --stalls, where asked for, and write their first lines. STATUS_OUTPUT. */
+MUST_USE enum status checkpoint_csv_open(const struct options *options, struct checkpoint_csv *out,
                                          struct error *err);
-
-/* `csv` may be NULL here and below. */
-void checkpoint_report_case(const struct checkpoint_case *cell, struct bench_report *report,
-                            FILE *csv, FILE *table);
-void checkpoint_report_restore(const struct checkpoint_case *cell,
-                               const struct checkpoint_restore *restore,
-                               struct bench_report *report, FILE *csv, FILE *table);
-void checkpoint_report_encoding(const struct checkpoint_case *cell,
-                                const struct checkpoint_encoding *encoding,
-                                struct bench_report *report, FILE *csv, FILE *table);
+/* Closed twice is fine. STATUS_IO when something could not be written. */
+MUST_USE enum status checkpoint_csv_close(struct checkpoint_csv *csv, const struct options *options,
+                                          struct error *err);
+/* `whole`: of checkpoint_cell_whole, or NULL for a mode without stalls. */
+void checkpoint_csv_cell(struct checkpoint_csv *csv, const struct checkpoint_case *cell,
+                         size_t interval, enum checkpoint_mode mode,
+                         const struct checkpoint_round *whole);
+void checkpoint_csv_restores(struct checkpoint_csv *csv, const struct checkpoint_case *cell,
+                             const struct checkpoint_restore *restore);
+void checkpoint_csv_encodings(struct checkpoint_csv *csv, const struct checkpoint_case *cell,
+                              const struct checkpoint_encoding *encoding);
 /* `state`: as checkpoint_case has it. */
-void checkpoint_report_kills(const char *place, const char *state,
-                             const struct checkpoint_kills *kills, struct bench_report *report,
-                             FILE *csv, FILE *table);
+void checkpoint_csv_kills(struct checkpoint_csv *csv, const char *place, const char *state,
+                          const struct checkpoint_kills *kills);
+
+/* ---- the table ------------------------------------------------------------------------------- */
+
+/* What the columns mean, once above all tables. */
+void checkpoint_table_legend(FILE *table);
+/* The tables of a state. STATUS_MEMORY. */
+MUST_USE enum status checkpoint_table_print(const struct checkpoint_case *cell, FILE *table,
+                                            struct error *err);
+
+/* ---- the report ------------------------------------------------------------------------------ */
+
+/* Where results go. */
+struct checkpoint_output {
+    struct bench_report *report;
+    struct checkpoint_csv csv;
+    FILE *table;
+};
+
+/* STATUS_MEMORY. */
+MUST_USE enum status checkpoint_report_case(struct checkpoint_output *out,
+                                            const struct checkpoint_case *cell, struct error *err);
+void checkpoint_report_restore(struct checkpoint_output *out, const struct checkpoint_case *cell,
+                               const struct checkpoint_restore *restore);
+void checkpoint_report_encoding(struct checkpoint_output *out, const struct checkpoint_case *cell,
+                                const struct checkpoint_encoding *encoding);
+/* `state`: as checkpoint_case has it. */
+void checkpoint_report_kills(struct checkpoint_output *out, const char *place, const char *state,
+                             const struct checkpoint_kills *kills);
 
 /* ---- pictures -------------------------------------------------------------------------------- */
 

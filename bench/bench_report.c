@@ -109,33 +109,47 @@ static void print_figure(FILE *table, const char *name, const char *unit,
     fprintf(table, "  %-28s %12s %-12s (%s to %s)\n", name, median, unit, min, max);
 }
 
-void bench_report_figure(struct bench_report *report, const char *name, const char *unit,
-                         double scale, const double *samples, unsigned count) {
-    double scaled[BENCH_REPEATS_MAX];
-    json_t *list = json_array();
+static void add_figure(struct bench_report *report, const char *name, const char *unit,
+                       const struct bench_spread *spread, const struct bench_interval *likely,
+                       const double *samples, unsigned count) {
+    json_t *figure = json_object(), *list = json_array();
     for (unsigned i = 0; i < count; i++) {
-        scaled[i] = samples[i] * scale;
         report->failed =
-            json_array_append_new(list, bench_json_number(scaled[i])) != 0 || report->failed;
+            json_array_append_new(list, bench_json_number(samples[i])) != 0 || report->failed;
     }
-    struct bench_spread spread = bench_clock_spread(scaled, count);
     if (!report->quiet) {
-        print_figure(report->table, name, unit, &spread);
+        print_figure(report->table, name, unit, spread);
     }
-    json_t *figure = json_object();
     add(report, figure, "section", json_string(report->section));
     add(report, figure, "name", json_string(name));
     add(report, figure, "unit", json_string(unit));
-    add(report, figure, "median", bench_json_number(spread.median));
-    add(report, figure, "min", bench_json_number(spread.min));
-    add(report, figure, "max", bench_json_number(spread.max));
-    struct bench_interval likely = bench_clock_confidence(scaled, count);
-    if (!isnan(likely.low)) {
-        add(report, figure, "median_low", bench_json_number(likely.low));
-        add(report, figure, "median_high", bench_json_number(likely.high));
+    add(report, figure, "median", bench_json_number(spread->median));
+    add(report, figure, "min", bench_json_number(spread->min));
+    add(report, figure, "max", bench_json_number(spread->max));
+    if (!isnan(likely->low)) {
+        add(report, figure, "median_low", bench_json_number(likely->low));
+        add(report, figure, "median_high", bench_json_number(likely->high));
     }
     add(report, figure, "samples", list);
     report->failed = json_array_append_new(report->figures, figure) != 0 || report->failed;
+}
+
+void bench_report_figure(struct bench_report *report, const char *name, const char *unit,
+                         double scale, const double *samples, unsigned count) {
+    double scaled[BENCH_REPEATS_MAX];
+    for (unsigned i = 0; i < count; i++) {
+        scaled[i] = samples[i] * scale;
+    }
+    const struct bench_spread spread = bench_clock_spread(scaled, count);
+    const struct bench_interval likely = bench_clock_confidence(scaled, count);
+    add_figure(report, name, unit, &spread, &likely, scaled, count);
+}
+
+void bench_report_whole(struct bench_report *report, const char *name, const char *unit,
+                        double value, const double *samples, unsigned count) {
+    const struct bench_spread spread = {value, value, value};
+    const struct bench_interval none = {(double)NAN, (double)NAN};
+    add_figure(report, name, unit, &spread, &none, samples, count);
 }
 
 /* ---- begin and end ------------------------------------------------------------------------ */

@@ -5,7 +5,8 @@
  * "memory_bytes", "system"}, "device": {"name", "description", "kernel_path", "threads"} or null,
  * "options": {name: text}, "repeats", "facts": {name: text or number}, "figures": [{"section",
  * "name", "unit", "median", "min", "max", "samples": [...]}]}, with "median_low" and "median_high"
- * where there are six samples or more (bench_clock_confidence). A figure is found by section and
+ * where there are six samples or more (bench_clock_confidence). Of a figure of all repeats together
+ * median, min and max are one number, and the samples are the repeats' own. A figure is found by section and
  * name, which are unique together. Texts that are not UTF-8 are escaped (bench_json.h).
  *
  * Usage:
@@ -64,6 +65,11 @@ void bench_report_quiet(struct bench_report *report, bool quiet);
  * seconds to "ms"). */
 void bench_report_figure(struct bench_report *report, const char *name, const char *unit,
                          double scale, const double *samples, unsigned count);
+
+/* A figure of all repeats together: its median, least and most are this one number. `samples`
+ * [count]: each repeat's own. */
+void bench_report_whole(struct bench_report *report, const char *name, const char *unit,
+                        double value, const double *samples, unsigned count);
 
 /* Write the file of --json, if one was asked for. STATUS_OUTPUT when it cannot be created,
  * STATUS_IO when writing fails, STATUS_MEMORY. */

@@ -167,7 +167,7 @@ struct options {
     uint64_t saves;                                  /* 0 = as many as each interval makes */
     uint64_t kills;
     double step_ms;
-    const char *csv, *plot, *keep_state; /* FILE, "" = none */
+    const char *csv, *stalls, *plot, *keep_state; /* FILE, "" = none */
     bool quick;
     const char *section; /* of bench ops, or "all" */
 

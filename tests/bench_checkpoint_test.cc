@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <set>
@@ -46,6 +47,8 @@ Figures read_figures(const std::string &path) {
     return figures;
 }
 
+using Rows = std::vector<std::map<std::string, std::string>>;
+
 std::vector<std::string> split(const std::string &line) {
     std::vector<std::string> fields(1);
     for (char c : line) {
@@ -58,13 +61,13 @@ std::vector<std::string> split(const std::string &line) {
     return fields;
 }
 
-std::vector<std::map<std::string, std::string>> read_csv(const std::string &path) {
+Rows read_csv(const std::string &path) {
     std::istringstream lines(read_file(path));
     std::string line;
     std::getline(lines, line);
     const std::vector<std::string> names = split(line);
     EXPECT_EQ(std::set<std::string>(names.begin(), names.end()).size(), names.size());
-    std::vector<std::map<std::string, std::string>> rows;
+    Rows rows;
     while (std::getline(lines, line)) {
         const std::vector<std::string> fields = split(line);
         EXPECT_EQ(fields.size(), names.size()) << line;
@@ -76,13 +79,16 @@ std::vector<std::map<std::string, std::string>> read_csv(const std::string &path
     return rows;
 }
 
-// The lines of modes that train.
-std::vector<std::map<std::string, std::string>>
-cells_of(std::vector<std::map<std::string, std::string>> rows) {
-    rows.erase(std::remove_if(rows.begin(), rows.end(),
-                              [](const auto &row) { return row.at("steps").empty(); }),
-               rows.end());
-    return rows;
+Rows of_kind(const Rows &rows, const std::string &kind) {
+    Rows some;
+    std::copy_if(rows.begin(), rows.end(), std::back_inserter(some),
+                 [&](const auto &row) { return row.at("kind") == kind; });
+    return some;
+}
+
+// The lines of modes that train, repeat by repeat.
+Rows cells_of(const Rows &rows) {
+    return of_kind(rows, "repeat");
 }
 
 bool has_gnuplot() {
@@ -219,9 +225,10 @@ TEST_F(BenchCheckpoint, ARestoreIsSplitAndAKilledTrainerThatWaitsForItsSavesLose
         EXPECT_GT(encode.at("zstd alone, ratio"), 1.03);
     }
     for (const std::string &mode : kSaving) {
-        const auto &kill = figures->at("dir, kill, " + mode);
+        const auto &kill = figures->at("dir, kill, " + mode + ", every 1");
         EXPECT_GE(kill.at("steps lost, mean"), 0.0);
         EXPECT_LE(kill.at("steps lost, mean"), kill.at("steps lost, max"));
+        EXPECT_EQ(kill.at("steps between saves"), 1.0);
         if (mode.compare(0, 4, "sync") == 0) {
             EXPECT_LE(kill.at("steps lost, max"),
                       1.0); // the first interval, as 10 is not among them
@@ -286,16 +293,19 @@ TEST_F(BenchCheckpoint, TheCsvHasRestoresEncodingsAndKillsWithTheFiguresOfTheJso
     std::map<std::string, double> sums; // by section and name
     std::map<std::string, size_t> lines;
     for (const auto &row : read_csv(directory->file("r.csv"))) {
-        const std::string &mode = row.at("mode"), place = row.at("storage") + ", ";
+        const std::string &kind = row.at("kind"), place = row.at("storage") + ", ";
         const std::string state = place + row.at("state") + ", ";
-        const bool restore = mode == "restore", encode = mode == "encode";
-        const bool kill = mode.compare(0, 5, "kill ") == 0;
-        lines[mode] += restore || encode || kill ? 1 : 0;
+        const bool restore = kind == "restore", encode = kind == "encode";
+        const bool kill = kind == "kill", kills = kind == "all kills";
+        lines[kind + row.at("mode")]++;
         EXPECT_EQ(row.at("restore_warm_whole_ms").empty(), !restore);
         EXPECT_EQ(row.at("encode_ratio").empty(), !encode);
-        EXPECT_EQ(row.at("steps_lost_max").empty(), !kill);
-        EXPECT_EQ(row.at("time_of_a_step_ms").empty(), restore || encode || kill);
+        EXPECT_EQ(row.at("steps_lost").empty(), !kill);
+        EXPECT_EQ(row.at("steps_lost_max").empty(), !kills);
+        EXPECT_EQ(row.at("time_of_a_step_ms").empty(), kind != "repeat");
+        EXPECT_EQ(row.at("mode").empty(), restore || encode);
         EXPECT_EQ(row.at("interval").empty(), restore || encode);
+        EXPECT_EQ(row.at("repeat").empty(), kills || kind == "all repeats");
         for (const char *part : {"find", "read", "verify", "decompress", "load", "whole"}) {
             for (const std::string cache : {"cold", "warm"}) {
                 const std::string section = state + "restore, " + cache;
@@ -311,18 +321,24 @@ TEST_F(BenchCheckpoint, TheCsvHasRestoresEncodingsAndKillsWithTheFiguresOfTheJso
             sums[state + "encode: speed"] += std::stod(row.at("encode_MB_per_s"));
             sums[state + "encode: zstd alone, ratio"] += std::stod(row.at("zstd_alone_ratio"));
         }
-        if (kill) {
+        if (kill || kills) {
             EXPECT_EQ(row.at("interval"), "1");
             EXPECT_EQ(row.at("state"), "real");
-            const auto &section = figures->at(place + "kill, " + mode.substr(5));
-            EXPECT_EQ(std::stod(row.at("steps_lost_mean")), section.at("steps lost, mean"));
-            EXPECT_EQ(std::stod(row.at("steps_lost_max")), section.at("steps lost, max"));
+            const auto &section = figures->at(place + "kill, " + row.at("mode") + ", every 1");
+            // Of one trainer.
+            for (const char *field : {"steps_lost", "steps_lost_mean", "steps_lost_max"}) {
+                const std::string &text = row.at(field);
+                EXPECT_TRUE(text.empty() || std::stod(text) == section.at("steps lost")) << field;
+            }
+            EXPECT_EQ(row.at("interval_steps"), kills ? "1" : "");
         }
     }
     EXPECT_EQ(lines["restore"], 2u * 2);
     EXPECT_EQ(lines["encode"], 2u * 2);
     for (const std::string &mode : kSaving) {
-        EXPECT_EQ(lines["kill " + mode], 1u);
+        EXPECT_EQ(lines["kill" + mode], 1u);
+        EXPECT_EQ(lines["all kills" + mode], 1u);
+        EXPECT_EQ(lines["all repeats" + mode], 3u + 2u); // intervals of both states
     }
     for (const auto &[name, sum] : sums) {
         const size_t colon = name.find(": ");
@@ -513,7 +529,7 @@ TEST(BenchCheckpointFailure, AStopSignalWhileTrainersAreKilledEndsItAndLeavesNot
     TemporaryDirectory directory;
     Process process(
         {.program = {},
-         .arguments = shortest(directory) + words("--sizes 0.02 --intervals 2 --kills 1000")});
+         .arguments = shortest(directory) + words("--sizes 0.02 --intervals 2 --kills 255")});
     ASSERT_TRUE(process.wait_for([&] { // a trainer's directory, in the benchmark's
         for (const std::string &name : list_directory(directory.path())) {
             if (contains(name, "cairn-bench-") && !list_directory(directory.file(name)).empty()) {
@@ -541,9 +557,8 @@ TEST(BenchCheckpointOptions, MadeUpStatesNeedAnIntervalInSteps) {
     const Outcome mixed =
         run_cairn(shortest(directory) + words("--sizes 0.02 --intervals epoch,3 --kills 1"));
     EXPECT_EQ(mixed.code, 0) << mixed.err;
-    EXPECT_TRUE(contains(mixed.out, "saving every 3 steps")) << mixed.out;
     EXPECT_EQ(fact(directory.file("r.json"), "dir, kill"),
-              "1 trainers in each mode, 0.02 MB state, saving every 3");
+              "trainers, 0.02 MB state, saving every 3 steps");
 }
 
 TEST(BenchCheckpointOptions, AWrongWordOfAListIsRefusedWithWhatIsExpected) {

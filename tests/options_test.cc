@@ -409,14 +409,14 @@ TEST_F(Options, BenchmarksHaveDefaultsOfTheirOwn) {
     ASSERT_EQ(checkpoint.status, STATUS_OK) << checkpoint.message();
     EXPECT_STREQ(checkpoint->data, "demo");
     EXPECT_EQ(checkpoint->repeats, 5u);
-    EXPECT_EQ(checkpoint->kills, 5u);
+    EXPECT_EQ(checkpoint->kills, 30u);
     EXPECT_EQ(checkpoint->saves, 0u);
     EXPECT_STREQ(checkpoint->storage, "dir,tmpfs");
     EXPECT_STREQ(checkpoint->keep_state, "");
     EXPECT_STREQ(Parsed(COMMAND_BENCH_CHECKPOINT, {"--keep-state", "f"})->keep_state, "f");
     EXPECT_FALSE(checkpoint->quick);
-    expect_refused(Parsed(COMMAND_BENCH_CHECKPOINT, {"--kills", "1001"}), STATUS_USAGE,
-                   {"--kills", "0 to 1000"});
+    expect_refused(Parsed(COMMAND_BENCH_CHECKPOINT, {"--kills", "256"}), STATUS_USAGE,
+                   {"--kills", "0 to 255"});
     expect_refused(Parsed(COMMAND_BENCH_DATA, {"--kills", "1"}), STATUS_USAGE,
                    {"--kills", "bench checkpoint"});
     expect_refused(Parsed(COMMAND_BENCH_TRAIN, {"--keep-state", "f"}), STATUS_USAGE,
