@@ -251,7 +251,7 @@ static enum status draw_pictures(struct bench *bench, struct error *err) {
         return STATUS_OK;
     }
     bool done;
-    TRY(checkpoint_picture_draw(drawn, count, bench->options.plot, &done, err));
+    TRY(checkpoint_picture_draw(drawn, count, &bench->plan, &done, err));
     bench_report_fact(bench->out.report, "picture", "%s",
                       done ? bench->options.plot : "none, there is no gnuplot on this machine");
     return STATUS_OK;

@@ -17,7 +17,7 @@
  * first save, which comes before the first step as in a run of the trainer, and what the writer has
  * still to do after the last step. A save begins in the middle of an interval, so it is done by
  * then where it takes less than half of one; saves of a large state may take longer, so its blocks
- * have five intervals (without --quick and --saves), and the writer may be at work in all of a
+ * have three intervals (without --quick and --saves), and the writer may be at work in all of a
  * block but the first half of an interval.
  *
  * The mode `copy` is no way to save: where a save is due it copies the state once into one of two

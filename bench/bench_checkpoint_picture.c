@@ -1,7 +1,7 @@
 /* Throughput lost against the interval: with characters, and as a PNG by gnuplot.
  *
- * The axis is logarithmic and ends at 0.01 %: what is less, or by chance below nothing, stands on
- * the lowest line. */
+ * The axis is logarithmic and ends at 0.01 %. Where a median is less, or by chance below nothing,
+ * no loss was measured: in the PNG its mark is hollow, stands on the axis and has no line to it. */
 #include <math.h>
 #include <string.h>
 
@@ -19,6 +19,12 @@ static struct bench_spread lost_percent(const struct checkpoint_case *cell, size
     lost.min = fmax(lost.min, LEAST_PERCENT);
     lost.max = fmax(lost.max, LEAST_PERCENT);
     return lost;
+}
+
+/* No loss was measured. */
+static bool is_below(const struct checkpoint_case *cell, size_t interval,
+                     enum checkpoint_mode mode) {
+    return lost_percent(cell, interval, mode).median <= LEAST_PERCENT;
 }
 
 static bool is_drawn(const struct checkpoint_case *cell, enum checkpoint_mode mode) {
@@ -67,7 +73,7 @@ void checkpoint_picture_print(const struct checkpoint_case *cell, FILE *out) {
     for (size_t row = ROWS; row-- > 0;) {
         if (row % ROWS_PER_DECADE == 0) {
             double percent = LEAST_PERCENT * pow(10, (double)row / ROWS_PER_DECADE);
-            fprintf(out, "  %s%6.4g |  ", row == 0 ? "<" : " ", percent);
+            fprintf(out, " %s%6.4g |  ", row == 0 ? "<=" : "  ", percent);
         } else {
             fprintf(out, "         |  ");
         }
@@ -93,6 +99,8 @@ void checkpoint_picture_print(const struct checkpoint_case *cell, FILE *out) {
 
 /* ---- gnuplot --------------------------------------------------------------------------------- */
 
+enum { COLUMNS_MAX = 3 }; /* panels beside each other */
+
 /* Fixed colours, which also differ for people who see few of them (Okabe and Ito, 2008). */
 static const char *const colours[CHECKPOINT_MODES] = {
     [CHECKPOINT_OFF] = "#999999",    [CHECKPOINT_COPY] = "#000000",
@@ -101,19 +109,69 @@ static const char *const colours[CHECKPOINT_MODES] = {
     [CHECKPOINT_DIRECT] = "#CC79A7", [CHECKPOINT_DIRECT_ZSTD] = "#56B4E9",
 };
 
+/* Is a loss measured at so many intervals, or (`below`) is none? */
+static size_t count_points(const struct checkpoint_case *cell, enum checkpoint_mode mode,
+                           bool below) {
+    size_t count = 0;
+    for (size_t interval = 0; interval < cell->interval_count; interval++) {
+        count += is_below(cell, interval, mode) == below;
+    }
+    return count;
+}
+
+/* The points of one mode of which a loss is measured, or (`below`) is not; of a line, all of them,
+ * with a gap where it is not. */
+static void write_points(const struct checkpoint_case *cell, enum checkpoint_mode mode, bool line,
+                         bool below, struct text *script) {
+    for (size_t interval = 0; interval < cell->interval_count; interval++) {
+        struct bench_spread lost = lost_percent(cell, interval, mode);
+        bool is_one = is_below(cell, interval, mode) == below;
+        /* A little to the side, so that the ranges of two modes do not hide each other. */
+        double x = (double)interval + 0.05 * ((double)mode - CHECKPOINT_ASYNC + 0.5);
+        if (is_one) {
+            text_printf(script, "%.3f %.6g %.6g %.6g\n", x, lost.median, lost.min, lost.max);
+        } else if (line) {
+            text_printf(script, "%.3f NaN\n", x);
+        }
+    }
+    text_printf(script, "END\n");
+}
+
 static void write_data(const struct checkpoint_case *cell, size_t number, struct text *script) {
     for (enum checkpoint_mode mode = 0; mode < CHECKPOINT_MODES; mode++) {
-        if (!is_drawn(cell, mode)) {
+        if (is_drawn(cell, mode)) {
+            text_printf(script, "$line%zu_%d << END\n", number, (int)mode);
+            write_points(cell, mode, true, false, script);
+            text_printf(script, "$full%zu_%d << END\n", number, (int)mode);
+            write_points(cell, mode, false, false, script);
+            text_printf(script, "$hollow%zu_%d << END\n", number, (int)mode);
+            write_points(cell, mode, false, true, script);
+        }
+    }
+}
+
+static void write_mode(const struct checkpoint_case *cell, size_t number, enum checkpoint_mode mode,
+                       const char **separator, struct text *script) {
+    static const struct {
+        const char *data;
+        int mark;
+    } kinds[] = {{"full", 7}, {"hollow", 6}};
+    bool named = false;
+    if (count_points(cell, mode, false) > 1) {
+        text_printf(script, "%s$line%zu_%d using 1:2 with lines lc rgb '%s' lw 2 notitle",
+                    *separator, number, (int)mode, colours[mode]);
+        *separator = ", ";
+    }
+    for (int below = 0; below < 2; below++) { /* gnuplot wants no empty data */
+        if (count_points(cell, mode, below == 1) == 0) {
             continue;
         }
-        text_printf(script, "$case%zu_%d << END\n", number, (int)mode);
-        for (size_t interval = 0; interval < cell->interval_count; interval++) {
-            struct bench_spread lost = lost_percent(cell, interval, mode);
-            /* A little to the side, so that the ranges of two modes do not hide each other. */
-            double x = (double)interval + 0.05 * ((double)mode - CHECKPOINT_ASYNC + 0.5);
-            text_printf(script, "%.3f %.6g %.6g %.6g\n", x, lost.median, lost.min, lost.max);
-        }
-        text_printf(script, "END\n");
+        text_printf(
+            script, "%s$%s%zu_%d using 1:2:3:4 with yerrorbars lc rgb '%s' lw 1.5 pt %d ps 1.2 ",
+            *separator, kinds[below].data, number, (int)mode, colours[mode], kinds[below].mark);
+        text_printf(script, named ? "notitle" : "title '%s'", checkpoint_mode_name(mode));
+        named = true;
+        *separator = ", ";
     }
 }
 
@@ -129,33 +187,55 @@ static void write_panel(const struct checkpoint_case *cell, size_t number, struc
     const char *separator = "";
     for (enum checkpoint_mode mode = 0; mode < CHECKPOINT_MODES; mode++) {
         if (is_drawn(cell, mode)) {
-            text_printf(script,
-                        "%s$case%zu_%d using 1:2 with lines lc rgb '%s' lw 2 notitle, "
-                        "$case%zu_%d using 1:2:3:4 with yerrorbars lc rgb '%s' lw 1.5 pt 7 ps 1.2 "
-                        "title '%s'",
-                        separator, number, (int)mode, colours[mode], number, (int)mode,
-                        colours[mode], checkpoint_mode_name(mode));
-            separator = ", ";
+            write_mode(cell, number, mode, &separator, script);
         }
     }
-    text_printf(script, "\n");
+    text_printf(script, "\nunset label\n");
+}
+
+/* A line below the panels; they have room for two. */
+static void write_caption_line(const char *line, int pixels, unsigned height, struct text *script) {
+    text_printf(script, "set label ");
+    gnuplot_append_quoted(script, line);
+    text_printf(script, " at screen 0.5, screen %.4f center\n", (double)pixels / height);
+}
+
+/* What the picture shows, whatever the machine. */
+static void write_caption(const struct checkpoint_plan *plan, unsigned height,
+                          struct text *script) {
+    char line[160];
+    const char *data = strrchr(plan->options->data, '/');
+    data = data == NULL ? plan->options->data : data + 1;
+    snprintf(line, sizeof line,
+             "median of %u repeat%s, bars from least to most; hollow on the axis: no loss measured",
+             plan->repeats, plan->repeats == 1 ? "" : "s");
+    write_caption_line(line, 36, height, script);
+    snprintf(line, sizeof line,
+             "real state: trained on %.60s; made-up states: beside steps of %g ms", data,
+             plan->step_seconds * 1e3);
+    write_caption_line(line, 14, height, script);
 }
 
 static void write_script(const struct checkpoint_case *const *cases, size_t count,
-                         struct text *script) {
+                         const struct checkpoint_plan *plan, struct text *script) {
     for (size_t i = 0; i < count; i++) {
         write_data(cases[i], i, script);
     }
-    gnuplot_begin(script, GNUPLOT_PNG, (unsigned)(80 + 720 * count), 620);
-    text_printf(
-        script,
-        "set multiplot layout 1,%zu\n"
-        "set logscale y\nset yrange [%g:%g]\n"
-        "set ytics ('<= 0.01' 0.01, '0.1' 0.1, '1' 1, '10' 10, '100' 100)\n"
-        "set ylabel 'training throughput lost, %%' offset 1\nset xlabel 'steps between two saves'\n"
-        "set grid ytics lt 1 lw 1 lc rgb '#D0D0D0'\nset border 3\nset tics nomirror\n"
-        "set key above horizontal maxrows 1\nset lmargin 12\nset rmargin 3\n",
-        count, LEAST_PERCENT, MOST_PERCENT);
+    size_t columns = count < COLUMNS_MAX ? count : COLUMNS_MAX;
+    size_t rows = (count + columns - 1) / columns;
+    unsigned height = (unsigned)(40 + 620 * rows);
+    gnuplot_begin(script, GNUPLOT_PNG, (unsigned)(80 + 720 * columns), height);
+    text_printf(script, "set multiplot layout %zu,%zu\n", rows, columns);
+    write_caption(plan, height, script);
+    text_printf(script,
+                "set logscale y\nset yrange [%g:%g]\n"
+                "set ytics ('<= 0.01' 0.01, '0.1' 0.1, '1' 1, '10' 10, '100' 100)\n"
+                "set ylabel 'training throughput lost, %%' offset 1\n"
+                "set xlabel 'steps between two saves'\n"
+                "set grid ytics lt 1 lw 1 lc rgb '#D0D0D0'\nset border 3\nset tics nomirror\n"
+                "set key above horizontal maxrows 1\nset lmargin 12\nset rmargin 3\n"
+                "set tmargin 3.5\nset bmargin 7.5\n",
+                LEAST_PERCENT, MOST_PERCENT);
     for (size_t i = 0; i < count; i++) {
         write_panel(cases[i], i, script);
     }
@@ -163,10 +243,11 @@ static void write_script(const struct checkpoint_case *const *cases, size_t coun
 }
 
 enum status checkpoint_picture_draw(const struct checkpoint_case *const *cases, size_t count,
-                                    const char *path, bool *drawn, struct error *err) {
+                                    const struct checkpoint_plan *plan, bool *drawn,
+                                    struct error *err) {
     struct text script = {0};
-    write_script(cases, count, &script);
-    enum status status = gnuplot_draw(&script, path, drawn, err);
+    write_script(cases, count, plan, &script);
+    enum status status = gnuplot_draw(&script, plan->options->plot, drawn, err);
     text_free(&script);
     return status == STATUS_OK ? status : error_prefix(err, status, "--plot");
 }

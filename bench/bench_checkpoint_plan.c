@@ -6,16 +6,18 @@
 #include "host/base/text.h"
 
 enum {
-    REAL_STEPS = 100,   /* of a block, at least */
+    REAL_STEPS = 150,   /* of a block, at least: at every tenth, seven repeats have 100 saves */
     MADE_UP_STEPS = 50, /* small states */
-    LARGE_SAVES = 5,    /* of a block with a large state */
+    LARGE_SAVES = 3,    /* of a block with a large state */
     QUICK_STEPS = 4,
     QUICK_REPEATS = 2,
-    MADE_UP_INTERVAL = 10,
-    LARGE_INTERVAL = 50
+    MADE_UP_INTERVALS = 2
 };
 
 static const double large_bytes = 100e6;
+/* Two each, or there would be no line to draw; large states need longer ones for their saves. */
+static const uint64_t small_intervals[MADE_UP_INTERVALS] = {10, 25};
+static const uint64_t large_intervals[MADE_UP_INTERVALS] = {50, 100};
 
 /* ---- modes ----------------------------------------------------------------------------------- */
 
@@ -174,8 +176,9 @@ size_t checkpoint_plan_intervals(const struct checkpoint_plan *plan, bool made_u
                                  uint64_t out[CHECKPOINT_LIST_MAX]) {
     size_t count = 0;
     if (made_up && !plan->intervals_given) {
-        out[0] = bytes < large_bytes ? MADE_UP_INTERVAL : LARGE_INTERVAL;
-        return 1;
+        memcpy(out, bytes < large_bytes ? small_intervals : large_intervals,
+               sizeof small_intervals);
+        return MADE_UP_INTERVALS;
     }
     for (size_t i = 0; i < plan->interval_count; i++) {
         if (plan->intervals[i] > 0 || !made_up) {

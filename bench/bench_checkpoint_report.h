@@ -147,12 +147,12 @@ bool checkpoint_picture_shows(const struct checkpoint_case *cell);
 /* Throughput lost against the interval, a line for each mode, with characters; or nothing. */
 void checkpoint_picture_print(const struct checkpoint_case *cell, FILE *out);
 
-/* The same of `cases` [count], all of which have something to show, as a PNG by gnuplot. *drawn is
- * false, with STATUS_OK, when there is no gnuplot. STATUS_IO when it fails, STATUS_OUTPUT when the
- * file cannot be written. */
+/* The same of `cases` [count], all of which have something to show, as the PNG --plot by gnuplot.
+ * *drawn is false, with STATUS_OK, when there is no gnuplot. STATUS_IO when it fails, STATUS_OUTPUT
+ * when the file cannot be written. */
 MUST_USE enum status checkpoint_picture_draw(const struct checkpoint_case *const *cases,
-                                             size_t count, const char *path, bool *drawn,
-                                             struct error *err);
+                                             size_t count, const struct checkpoint_plan *plan,
+                                             bool *drawn, struct error *err);
 
 #ifdef __cplusplus
 }

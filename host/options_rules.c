@@ -7,10 +7,14 @@
 #include "host/options_table.h"
 #include "host/signals.h"
 
-static unsigned level(const unsigned char *level_of, const char *name) {
-    int index = option_row_find(COMMAND_TRAIN, name);
+static unsigned level_in(enum command command, const unsigned char *level_of, const char *name) {
+    int index = option_row_find(command, name);
     assert(index >= 0);
     return level_of[index];
+}
+
+static unsigned level(const unsigned char *level_of, const char *name) {
+    return level_in(COMMAND_TRAIN, level_of, name);
 }
 
 /* A flag goes before the environment, which goes before the file, also between options that exclude
@@ -37,10 +41,20 @@ static void settle_data(struct options *options) {
     }
 }
 
+/* So many that there is an interval for the median of what saves cost, which is what it is for. */
+static void settle_repeats(struct options *options, const unsigned char *level_of) {
+    const uint64_t of_checkpoints = 7;
+    if (options->command == COMMAND_BENCH_CHECKPOINT &&
+        level_in(options->command, level_of, "repeats") == 0) {
+        options->repeats = of_checkpoints;
+    }
+}
+
 enum status options_settle(struct options *options, const unsigned char *level_of,
                            struct error *err) {
     settle_steps(options, level_of);
     settle_data(options);
+    settle_repeats(options, level_of);
     unsigned seconds = level(level_of, "save-checkpoints-secs");
     unsigned steps = level(level_of, "save-checkpoints-steps");
     if (options->save_checkpoints_steps == 0 || options->save_checkpoints_secs == 0) {

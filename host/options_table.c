@@ -150,8 +150,7 @@ const char *const option_groups[] = {
 #define COUNT_LIMIT 4294967295.0
 
 const struct option_row option_rows[] = {
-    {ROW("data", data, STRING, "PATH", "", FREE),
-     .shown = "none, must be given; of a benchmark demo",
+    {ROW("data", data, STRING, "PATH", "", FREE), .shown = "none, it must be given; bench: demo",
      .help = "folder with train/ and test/ of pos/ and neg/, a .tar[.gz|.zst] of it, .csv, .tsv, "
              ".jsonl, or \"demo\", a corpus that is built in",
      .commands = MODEL_USERS | VOCABULARY | BENCH_READERS, .group = GROUP_DATA},
@@ -208,7 +207,8 @@ const struct option_row option_rows[] = {
              "most an epoch; 0 = an epoch)",
      .commands = TRAIN | BENCH_TRAIN, .group = GROUP_TRAINING},
     {ROW("max-steps", max_steps, U64, "N", "0", FREE), FROM(0),
-     .help = "train up to this batch, counted from the very start; 0 = no limit; not with --steps",
+     .help =
+         "train up to this batch, counted from the very start; 0 = no limit; not beside --steps",
      .commands = TRAIN, .group = GROUP_TRAINING},
     {ROW("batch-size", batch_size, U64, "B", "64", REFUSED), RANGE(1, 1 << 24),
      .help = "examples per batch", .commands = TRAIN | BENCHES, .group = GROUP_TRAINING},
@@ -380,7 +380,7 @@ const struct option_row option_rows[] = {
     {ROW("ascii", ascii, FLAG, NULL, "off", FREE), .shown = "off; on where the locale is not UTF-8",
      .help = "plain characters, no braille", .commands = PLOT, .group = GROUP_OUTPUT},
 
-    {ROW("repeats", repeats, U64, "N", "5", FREE), RANGE(1, 255),
+    {ROW("repeats", repeats, U64, "N", "5", FREE), RANGE(1, 255), .shown = "5; bench checkpoint: 7",
      .help = "measure this often; median, least and most are shown", .commands = BENCHES,
      .group = GROUP_BENCH},
     {ROW("section", section, STRING, "NAME", "all", FREE), .choices = section_choices,
@@ -397,13 +397,13 @@ const struct option_row option_rows[] = {
              "are; direct, of a GPU only: no copy on the device first",
      .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
     {ROW("intervals", intervals, STRING, "LIST", "1,10,25,50,100,epoch", FREE),
-     .shown = "1,10,25,50,100,epoch; of made-up states 10, or 50 from 100 MB",
+     .shown = "1,10,25,50,100,epoch; of made-up states 10,25, or 50,100 from 100 MB",
      .help = "save after every N-th batch", .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
     {ROW("sizes", sizes, STRING, "LIST", "real,1.7,33,330,1000", FREE),
      .help = "what is saved: the state of a trainer on --data, and made-up states of so many MB",
      .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
     {ROW("saves", saves, U64, "N", "0", FREE), RANGE(0, 1000000),
-     .shown = "those of 100 steps, or of a few with a made-up state",
+     .shown = "those of 150 steps, or of fewer with a made-up state",
      .help = "saves that each repeat asks for", .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
     {ROW("step-ms", step_ms, REAL, "X", "10", FREE), RANGE(0, 60000), .low_is_open = true,
      .help = "length of a training step beside a made-up state", .commands = BENCH_CHECKPOINT,
@@ -431,7 +431,7 @@ const struct option_row option_rows[] = {
      .help = "copy the last checkpoint of the first state that is measured to this file",
      .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
     {ROW("json", json, STRING, "FILE", "", FREE), .shown = "none",
-     .help = "write the figures to this file too", .commands = BENCHES, .group = GROUP_BENCH},
+     .help = "write the figures to this file as JSON", .commands = BENCHES, .group = GROUP_BENCH},
 
     {ROW("preempt-exit-code", preempt_exit_code, U64, "N", "75", FREE), RANGE(0, 255),
      .help = "after a stop signal and a good save", .commands = TRAIN, .group = GROUP_PREEMPTION},

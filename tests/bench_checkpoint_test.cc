@@ -264,6 +264,35 @@ TEST_F(BenchCheckpoint, TheCsvHasALineForEveryRepeatWithTheFiguresOfTheJson) {
     EXPECT_NEAR(sum / 2, median, 1e-6 * median); // of two
 }
 
+TEST_F(BenchCheckpoint, TheLargestIsThatOfAllSavesOfAllRepeats) {
+    std::map<std::string, double> most, whole; // by section and name
+    const auto names = {"stall max us", "stall cpu max us", "durable max ms"};
+    for (const auto &row : read_csv(directory->file("r.csv"))) {
+        const std::string section = row.at("storage") + ", " + row.at("state") + ", " +
+                                    row.at("mode") + ", every " + row.at("interval");
+        for (std::string field : names) {
+            const std::string name = section + ": " + field.substr(0, field.rfind(' '));
+            std::replace(field.begin(), field.end(), ' ', '_');
+            if (row.at(field).empty()) {
+                continue;
+            }
+            if (row.at("kind") == "repeat") {
+                most[name] = std::max(most[name], std::stod(row.at(field)));
+            } else {
+                EXPECT_EQ(row.at("kind"), "all repeats");
+                whole[name] = std::stod(row.at(field));
+            }
+        }
+    }
+    EXPECT_EQ(most.size(), (3u + 2) * (2 * 5 + 4)); // two of copies and saves, and one of saves
+    EXPECT_EQ(whole, most);
+    for (const auto &[name, value] : most) {
+        const size_t colon = name.find(": ");
+        const double said = figures->at(name.substr(0, colon)).at(name.substr(colon + 2));
+        EXPECT_NEAR(said, value, 1e-6 * value) << name;
+    }
+}
+
 // Every line has the means of one repeat. What the queue takes is none of the time behind the rename.
 TEST_F(BenchCheckpoint, TheMeansOfThePartsAddUpToTheMeanTimeUntilASaveIsDurable) {
     size_t lines = 0;
@@ -402,6 +431,74 @@ TEST(BenchCheckpointOptions, AHundredSavesHaveAP99) {
     EXPECT_LE(cell.at("stall cpu p99"), cell.at("stall cpu max"));
 }
 
+// Of sixty saves in each of six repeats: an interval for the median, and a p99 of them all.
+TEST(BenchCheckpointOptions, SixRepeatsHaveAnIntervalAndTogetherAP99) {
+    TemporaryDirectory directory;
+    const Outcome outcome =
+        run_cairn(shortest(directory) +
+                  words("--sizes 0.02 --intervals 1 --saves 60 --modes off,copy "
+                        "--step-ms 0.01 --repeats 6 --kills 0 --stalls") +
+                  std::vector<std::string>{directory.file("r.stalls")});
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    std::vector<double> stalls;
+    for (const auto &row : read_csv(directory.file("r.stalls"))) {
+        EXPECT_EQ(row.at("mode"), "copy");
+        EXPECT_EQ(std::stoul(row.at("repeat")), stalls.size() / 60 + 1);
+        stalls.push_back(std::stod(row.at("stall_us")));
+    }
+    ASSERT_EQ(stalls.size(), 360u);
+    std::sort(stalls.begin(), stalls.end());
+    const auto copy = read_figures(directory.file("r.json")).at("dir, 0.02 MB, copy, every 1");
+    EXPECT_TRUE(std::isnan(copy.at("stall p99")));
+    EXPECT_NEAR(copy.at("stall p99 of all"), stalls[356], 1e-6 * stalls[356]); // 356.4 are 99 %
+    EXPECT_NEAR(copy.at("stall max"), stalls[359], 1e-6 * stalls[359]);
+    std::unique_ptr<json_t, decltype(&json_decref)> root(
+        json_load_file(directory.file("r.json").c_str(), 0, nullptr), json_decref);
+    size_t i, intervals = 0;
+    json_t *figure;
+    json_array_foreach(json_object_get(root.get(), "figures"), i, figure) {
+        if (std::string("throughput lost") == json_string_value(json_object_get(figure, "name"))) {
+            const double median = json_number_value(json_object_get(figure, "median"));
+            EXPECT_LE(json_number_value(json_object_get(figure, "median_low")), median);
+            EXPECT_GE(json_number_value(json_object_get(figure, "median_high")), median);
+            intervals += json_is_number(json_object_get(figure, "median_low"));
+        }
+    }
+    EXPECT_EQ(intervals, 2u); // off has one, too: nothing
+}
+
+// An interval is a tenth of a second: a trainer must live for longer to lose what it can lose.
+TEST(BenchCheckpointOptions, ATrainerThatIsKilledHasLivedForAnIntervalAndMore) {
+    TemporaryDirectory directory;
+    const Outcome outcome = run_cairn(
+        shortest(directory) +
+        words("--sizes 0.02 --intervals 100 --saves 1 --modes off,async --step-ms 1 --kills 3"));
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    const auto rows = read_csv(directory.file("r.csv"));
+    const auto kills = of_kind(rows, "kill"), all = of_kind(rows, "all kills");
+    ASSERT_EQ(kills.size(), 3u);
+    ASSERT_EQ(all.size(), 1u);
+    double made = 0, lost = 0, most = 0;
+    for (size_t i = 0; i < kills.size(); i++) {
+        EXPECT_EQ(kills[i].at("mode"), "async");
+        EXPECT_EQ(kills[i].at("repeat"), std::to_string(i + 1));
+        const double one = std::stod(kills[i].at("steps_lost"));
+        made += std::stod(kills[i].at("steps_made"));
+        EXPECT_LE(one, std::stod(kills[i].at("steps_made")));
+        lost += one;
+        most = std::max(most, one);
+    }
+    EXPECT_GT(made / 3, 100.0); // about 300
+    EXPECT_NEAR(std::stod(all[0].at("steps_lost_mean")), lost / 3, 1e-6);
+    EXPECT_EQ(std::stod(all[0].at("steps_lost_max")), most);
+    EXPECT_EQ(all[0].at("interval_steps"), "100");
+    const auto section = read_figures(directory.file("r.json")).at("dir, kill, async, every 100");
+    EXPECT_EQ(section.at("steps between saves"), 100.0);
+    EXPECT_EQ(section.at("steps lost, max"), most);
+    EXPECT_GT(section.at("interval"), 50.0); // ms
+    EXPECT_TRUE(contains(outcome.err, "dir, kill, async: 3 trainers, each after")) << outcome.err;
+}
+
 TEST(BenchCheckpointOptions, WithoutQuickThereAreAsManyRepeatsAsTheHelpSays) {
     TemporaryDirectory directory;
     const Outcome outcome = run_cairn(
@@ -410,7 +507,7 @@ TEST(BenchCheckpointOptions, WithoutQuickThereAreAsManyRepeatsAsTheHelpSays) {
         std::vector<std::string>{directory.path(), "--csv", directory.file("r.csv")});
     ASSERT_EQ(outcome.code, 0) << outcome.err;
     const auto rows = cells_of(read_csv(directory.file("r.csv")));
-    EXPECT_EQ(rows.size(), 5u);
+    EXPECT_EQ(rows.size(), 7u);
     EXPECT_EQ(rows.at(0).at("mode"), "sync");
     EXPECT_EQ(rows.at(0).at("throughput_lost_percent"), ""); // there is nothing to compare it with
     EXPECT_FALSE(contains(outcome.out, "nan")) << outcome.out;

@@ -408,7 +408,8 @@ TEST_F(Options, BenchmarksHaveDefaultsOfTheirOwn) {
     Parsed checkpoint(COMMAND_BENCH_CHECKPOINT, {});
     ASSERT_EQ(checkpoint.status, STATUS_OK) << checkpoint.message();
     EXPECT_STREQ(checkpoint->data, "demo");
-    EXPECT_EQ(checkpoint->repeats, 5u);
+    EXPECT_EQ(checkpoint->repeats, 7u);
+    EXPECT_EQ(Parsed(COMMAND_BENCH_CHECKPOINT, {"--repeats", "5"})->repeats, 5u);
     EXPECT_EQ(checkpoint->kills, 30u);
     EXPECT_EQ(checkpoint->saves, 0u);
     EXPECT_STREQ(checkpoint->storage, "dir,tmpfs");
@@ -850,6 +851,17 @@ TEST_F(Options, PrintConfigPrintsWhatCounts) {
     EXPECT_TRUE(parsed.exit_early);
     EXPECT_EQ(as_map(text).at("epochs"), "3");
     EXPECT_EQ(text, written(parsed.options));
+}
+
+// A text that just fits its line would leave one of blanks behind it.
+TEST_F(Options, HelpHasNoLineOfBlanks) {
+    for (int c = 0; c < COMMAND_COUNT; c++) {
+        bool good;
+        std::istringstream help(help_of(static_cast<enum command>(c), "--help", &good));
+        for (std::string line, before; std::getline(help, line); before = line) {
+            EXPECT_TRUE(line.empty() || line.find_first_not_of(' ') != std::string::npos) << before;
+        }
+    }
 }
 
 TEST_F(Options, HelpHasNoShortOptions) {
