@@ -5,6 +5,7 @@ The peers run under their own Pythons, each in a worker (checkpoint_savers.py) t
 
 import argparse
 import csv
+import datetime
 import json
 import math
 import os
@@ -94,13 +95,14 @@ class Cairn:
         self.arguments, self.directory = arguments, directory
         expected_ms = 50 + 3 * arguments.megabytes
         self.interval = math.ceil(expected_ms / arguments.step_ms)
+        self.version = self.revision = None
 
     def run(self, *options):
-        """{mode: CSV row}, {part of a warm restore: ms}"""
+        """{mode: CSV row, its "stalls" in ms added}, {part of a warm restore: ms}"""
         figures = pathlib.Path(self.directory, "figures")
         command = [self.arguments.cairn, "bench", "checkpoint", "--sizes", f"{self.arguments.megabytes:g}",
             "--storage", "dir", "--dir", self.directory, "--repeats", "1", "--kills", "0",
-            "--csv", f"{figures}.csv", "--json", f"{figures}.json", *options]
+            "--csv", f"{figures}.csv", "--stalls", f"{figures}.stalls", "--json", f"{figures}.json", *options]
         try:
             done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                 errors="replace")
@@ -109,10 +111,16 @@ class Cairn:
         if done.returncode != 0:
             sys.exit(f"{done.stderr}checkpoint.sh: cairn ended with exit code {done.returncode}")
         with open(f"{figures}.csv", encoding="utf-8") as file:
-            rows = {row["mode"]: row for row in csv.DictReader(file)}
+            lines = [line for line in csv.DictReader(file) if line["kind"] == "repeat"]
+        rows = {line["mode"]: {**line, "stalls": []} for line in lines}
+        with open(f"{figures}.stalls", encoding="utf-8") as file:
+            for line in csv.DictReader(file):
+                rows[line["mode"]]["stalls"].append(float(line["stall_us"]) / 1e3)
         with open(f"{figures}.json", encoding="utf-8") as file:
-            restore = {figure["name"]: figure["median"] for figure in json.load(file)["figures"]
-                if figure["section"].endswith("restore, warm")}
+            report = json.load(file)
+        self.version, self.revision = report["version"], report["revision"]
+        restore = {figure["name"]: figure["median"] for figure in report["figures"]
+            if figure["section"].endswith("restore, warm")}
         if not restore:
             sys.exit(f"checkpoint.sh: cairn measured nothing in {self.directory}: it has too little room, or "
                 "the machine too little memory")
@@ -156,19 +164,26 @@ def percentile(values, percent):
     return ordered[-(-len(ordered) * percent // 100) - 1]
 
 
-def describe(times):
-    blocked, total = [1e3 * t[0] for t in times], [1e3 * t[1] for t in times]
-    # Of fewer than 100 it would be the longest.
-    return {"p50": percentile(blocked, 50), "p99": percentile(blocked, 99) if len(blocked) >= 100 else None,
-        "max": max(blocked), "total": percentile(total, 50)}
+def percentile_99(values):
+    return percentile(values, 99) if len(values) >= 100 else None  # of fewer it would be the longest
+
+
+def describe(blocked, total):
+    """Of one round, in ms: the times of all saves in their order, and what they show."""
+    return {"p50": percentile(blocked, 50), "p99": percentile_99(blocked), "max": max(blocked),
+        "total": total, "blocked": blocked}
+
+
+def together(rounds):
+    """What the saves of all rounds show as one."""
+    blocked = [one for row in rounds for one in row["blocked"]]
+    return {"p99": percentile_99(blocked), "max": max(blocked)}
 
 
 def cairn_saves(cairn, results):
     rows, restore = cairn.round()
     for mode in CAIRN_MODES:
-        fields = {key: rows[mode][f"stall_{key}_us"] for key in ("p50", "p99", "max")}
-        row = {key: float(field) / 1e3 if field else None for key, field in fields.items()}
-        row["total"] = float(rows[mode]["durable_p50_ms"])
+        row = describe(rows[mode]["stalls"], float(rows[mode]["durable_p50_ms"]))
         results.setdefault(f"cairn {mode}", []).append(row)
     results.setdefault("restore: cairn, verified", []).append({"total": restore["whole"]})
 
@@ -193,7 +208,8 @@ def measure(arguments, workers, cairn, directory):
     def add_saver(name, worker, method):
         def saves():
             times = worker.ask(method, directory, arguments.saves, cairn.interval * arguments.step_ms)
-            results.setdefault(name, []).append(describe(times))
+            total = percentile([1e3 * t[1] for t in times], 50)
+            results.setdefault(name, []).append(describe([1e3 * t[0] for t in times], total))
 
         tasks[name] = saves
         progress(f"first saves: {name}")
@@ -228,27 +244,39 @@ def print_header(arguments, cairn, workers):
         print(f"a save every {cairn.interval} steps of {arguments.step_ms:g} ms")
 
 
+def shown(value):
+    return f"{'-':>10}" if value is None else f"{value:10.3f}"
+
+
+def medians(rounds):
+    """Of each figure over the rounds; None where one of them lacks it."""
+    figures = {key: [row[key] for row in rounds] for key in ("p50", "p99", "total") if key in rounds[0]}
+    return {key: None if None in values else statistics.median(values) for key, values in figures.items()}
+
+
 def print_table(results):
     order = sorted(results, key=lambda name: name.startswith("restore"))
-    head = f"{'ms, medians of rounds':34}{'blocked p50':>12}{'p99':>10}{'max':>10}{'total':>10}"
-    print(f"{head}  (least to most)")
+    print(f"{'ms; all: saves of all rounds':34}{'blocked':>10}{'p99':>10}{'p99':>10}{'max':>10}{'total':>10}")
+    print(f"{'med: median of the rounds':34}{'p50, med':>10}{'all':>10}{'med':>10}{'all':>10}{'med':>10}"
+        "  (least to most)")
     for name in order:
         rounds = results[name]
-        median = {key: None if None in (r[key] for r in rounds) else statistics.median(r[key] for r in rounds)
-            for key in rounds[0]}
-        totals = [r["total"] for r in rounds]
-        shown = f"{'':32}"
+        median, blocked = medians(rounds), f"{'':40}"
         if "p50" in median:
-            p99 = "-" if median["p99"] is None else f"{median['p99']:.3f}"
-            shown = f"{median['p50']:12.3f}{p99:>10}{median['max']:10.3f}"
+            whole = together(rounds)
+            blocked = "".join(map(shown, (median["p50"], whole["p99"], median["p99"], whole["max"])))
+        totals = [row["total"] for row in rounds]
         synced = "" if SAVERS.get(name, ("", ""))[1] not in NOT_DURABLE else "   not synced to the disk"
-        print(f"{name:34}{shown}{median['total']:10.2f}  ({min(totals):.2f} to {max(totals):.2f}){synced}")
+        print(f"{name:34}{blocked}{median['total']:10.2f}  ({min(totals):.2f} to {max(totals):.2f}){synced}")
 
 
 def write_json(path, arguments, cairn, workers, results):
-    content = {"megabytes": arguments.megabytes, "rounds": arguments.rounds, "saves": arguments.saves,
+    date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    content = {"version": cairn.version, "revision": cairn.revision, "date": date,
+        "megabytes": arguments.megabytes, "rounds": arguments.rounds, "saves": arguments.saves,
         "step_ms": arguments.step_ms, "interval": cairn.interval,
-        "versions": {kind: worker.version for kind, worker in workers.items()}, "results": results}
+        "versions": {kind: worker.version for kind, worker in workers.items()}, "results": results,
+        "all rounds": {name: together(rounds) for name, rounds in results.items() if "p50" in rounds[0]}}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -283,7 +311,7 @@ def parse_arguments(words):
     add("--checkpoint", type=pathlib.Path, help="the peers save the F32 tensors of this checkpoint instead")
     add("--dir", type=folder, default=None, help="save below this directory (default: a temporary one)")
     add("--rounds", type=number_from(1, int), default=3, help="(default %(default)s)")
-    add("--saves", type=number_from(0, int), default=20,
+    add("--saves", type=number_from(0, int), default=40,
         help="per saver and round (default %(default)s); 0: only restores are measured")
     add("--step-ms", type=number_from(1, float), default=10.0,
         help="length of a training step (default %(default)s)")

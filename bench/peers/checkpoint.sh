@@ -10,6 +10,9 @@
 # They take turns, round by round, and each save begins when the one before has ended. What is done goes to
 # standard error.
 #
+# Medians of the rounds, but the maximum is of all saves of all rounds, and so is a p99, which needs 100 of
+# them; where each round has as many, the median of the rounds' own stands beside it.
+#
 # "blocked" is how long the caller waits, "total" how long until everything is written, with those that
 # sync also until it is durable. Between two saves of each come the same steps of one core's arithmetic of
 # --step-ms, as many as a save should need; where one of Cairn's needs more its round is made again, with
