@@ -6,7 +6,7 @@
 #include "host/base/text.h"
 
 enum {
-    REAL_STEPS = 150,   /* of a block, at least: at every tenth, seven repeats have 100 saves */
+    REAL_STEPS = 170,   /* of a block, at least: at every tenth, six repeats have 100 saves */
     MADE_UP_STEPS = 50, /* small states */
     LARGE_SAVES = 3,    /* of a block with a large state */
     QUICK_STEPS = 4,

@@ -8,8 +8,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "bench/revision.h" /* made by the build */
 #include "host/base/text.h"
+#include "host/revision.h" /* made by the build */
 #include "kernels/backend.h"
 
 json_t *bench_json_begin(const char *benchmark) {

@@ -1,7 +1,8 @@
-# Which commit is being built: cairn_revision(<target> <stem>) writes <stem>.h, which sources of <target>
-# include, with every build (CAIRN_REVISION, a text): the commit's first twelve digits, "-dirty" behind them
-# where tracked files differ from it, or "unknown" where the sources are no checkout of their own, as those of
-# an archive. The header changes only when the text does, so that nothing is compiled for nothing.
+# Which commit is being built: cairn_revision(<target>...) lets sources of these targets include
+# "host/revision.h", which every build writes. CAIRN_REVISION, a text, is the commit's first twelve digits,
+# "-dirty" behind them where tracked files differ from it, or "unknown" where the sources are no checkout of
+# their own, as those of an archive. The header changes only when the text does, so that nothing is compiled
+# for nothing.
 #
 # As a script (cmake -DGIT= -DSOURCE= -DHEADER= -P revision.cmake) this file writes the header.
 if(CMAKE_SCRIPT_MODE_FILE)
@@ -22,15 +23,15 @@ if(CMAKE_SCRIPT_MODE_FILE)
 endif()
 
 find_package(Git QUIET)
-set(CAIRN_REVISION_SCRIPT ${CMAKE_CURRENT_LIST_FILE})
+set(CAIRN_GENERATED ${PROJECT_BINARY_DIR}/generated)
+add_custom_target(cairn_revision
+    COMMAND ${CMAKE_COMMAND} "-DGIT=${GIT_EXECUTABLE}" "-DSOURCE=${PROJECT_SOURCE_DIR}"
+        "-DHEADER=${CAIRN_GENERATED}/host/revision.h" -P ${CMAKE_CURRENT_LIST_FILE}
+    BYPRODUCTS ${CAIRN_GENERATED}/host/revision.h COMMENT "" VERBATIM)
 
-function(cairn_revision target stem)
-    set(generated ${PROJECT_BINARY_DIR}/generated)
-    set(header ${generated}/${stem}.h)
-    add_custom_target(${target}_revision
-        COMMAND ${CMAKE_COMMAND} "-DGIT=${GIT_EXECUTABLE}" "-DSOURCE=${PROJECT_SOURCE_DIR}" "-DHEADER=${header}"
-            -P ${CAIRN_REVISION_SCRIPT}
-        BYPRODUCTS ${header} COMMENT "" VERBATIM)
-    add_dependencies(${target} ${target}_revision)
-    target_include_directories(${target} PRIVATE ${generated})
+function(cairn_revision)
+    foreach(target IN LISTS ARGN)
+        add_dependencies(${target} cairn_revision)
+        target_include_directories(${target} PRIVATE ${CAIRN_GENERATED})
+    endforeach()
 endfunction()

@@ -13,6 +13,7 @@
 #include "host/base/text.h"
 #include "host/cmd.h"
 #include "host/options_table.h"
+#include "host/revision.h" /* made by the build */
 #include "host/signals.h"
 #include "kernels/backend.h"
 
@@ -44,11 +45,12 @@ static void print_usage(FILE *out) {
                 command_summary((enum command)i));
     }
     fprintf(out, "\n  cairn COMMAND --help   the options of a command and their defaults\n"
-                 "  cairn --version        version, backends and instruction sets\n");
+                 "  cairn --version        version, commit, backends and instruction sets\n");
 }
 
 static void print_version(void) {
-    printf("cairn %s\nbackends: cpu, %s\ninstruction sets:", CAIRN_VERSION, backend_cuda_build());
+    printf("cairn %s, revision %s\nbackends: cpu, %s\ninstruction sets:", CAIRN_VERSION,
+           CAIRN_REVISION, backend_cuda_build());
     for (const char *const *name = backend_cpu_isa_names(); *name != NULL; name++) {
         printf(" %s", *name);
     }

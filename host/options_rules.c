@@ -43,7 +43,7 @@ static void settle_data(struct options *options) {
 
 /* So many that there is an interval for the median of what saves cost, which is what it is for. */
 static void settle_repeats(struct options *options, const unsigned char *level_of) {
-    const uint64_t of_checkpoints = 7;
+    const uint64_t of_checkpoints = 6;
     if (options->command == COMMAND_BENCH_CHECKPOINT &&
         level_in(options->command, level_of, "repeats") == 0) {
         options->repeats = of_checkpoints;

@@ -380,7 +380,7 @@ const struct option_row option_rows[] = {
     {ROW("ascii", ascii, FLAG, NULL, "off", FREE), .shown = "off; on where the locale is not UTF-8",
      .help = "plain characters, no braille", .commands = PLOT, .group = GROUP_OUTPUT},
 
-    {ROW("repeats", repeats, U64, "N", "5", FREE), RANGE(1, 255), .shown = "5; bench checkpoint: 7",
+    {ROW("repeats", repeats, U64, "N", "5", FREE), RANGE(1, 255), .shown = "5; bench checkpoint: 6",
      .help = "measure this often; median, least and most are shown", .commands = BENCHES,
      .group = GROUP_BENCH},
     {ROW("section", section, STRING, "NAME", "all", FREE), .choices = section_choices,
@@ -403,7 +403,7 @@ const struct option_row option_rows[] = {
      .help = "what is saved: the state of a trainer on --data, and made-up states of so many MB",
      .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
     {ROW("saves", saves, U64, "N", "0", FREE), RANGE(0, 1000000),
-     .shown = "those of 150 steps, or of fewer with a made-up state",
+     .shown = "those of 170 steps, or of fewer with a made-up state",
      .help = "saves that each repeat asks for", .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
     {ROW("step-ms", step_ms, REAL, "X", "10", FREE), RANGE(0, 60000), .low_is_open = true,
      .help = "length of a training step beside a made-up state", .commands = BENCH_CHECKPOINT,

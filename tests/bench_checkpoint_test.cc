@@ -507,7 +507,7 @@ TEST(BenchCheckpointOptions, WithoutQuickThereAreAsManyRepeatsAsTheHelpSays) {
         std::vector<std::string>{directory.path(), "--csv", directory.file("r.csv")});
     ASSERT_EQ(outcome.code, 0) << outcome.err;
     const auto rows = cells_of(read_csv(directory.file("r.csv")));
-    EXPECT_EQ(rows.size(), 7u);
+    EXPECT_EQ(rows.size(), 6u);
     EXPECT_EQ(rows.at(0).at("mode"), "sync");
     EXPECT_EQ(rows.at(0).at("throughput_lost_percent"), ""); // there is nothing to compare it with
     EXPECT_FALSE(contains(outcome.out, "nan")) << outcome.out;

@@ -408,7 +408,7 @@ TEST_F(Options, BenchmarksHaveDefaultsOfTheirOwn) {
     Parsed checkpoint(COMMAND_BENCH_CHECKPOINT, {});
     ASSERT_EQ(checkpoint.status, STATUS_OK) << checkpoint.message();
     EXPECT_STREQ(checkpoint->data, "demo");
-    EXPECT_EQ(checkpoint->repeats, 7u);
+    EXPECT_EQ(checkpoint->repeats, 6u);
     EXPECT_EQ(Parsed(COMMAND_BENCH_CHECKPOINT, {"--repeats", "5"})->repeats, 5u);
     EXPECT_EQ(checkpoint->kills, 30u);
     EXPECT_EQ(checkpoint->saves, 0u);
