@@ -217,7 +217,10 @@ class Run(unittest.TestCase):
         words = [str(self.folder / "aclImdb"), "--cairn", CAIRN, "--repeats", "1", "--json", str(report)]
         with self.assertRaises(SystemExit), contextlib.redirect_stdout(output):
             whole_process.main(words)
-        run, = json.loads(report.read_text(encoding="utf-8"))["runs"]
+        report = json.loads(report.read_text(encoding="utf-8"))
+        self.assertRegex(report["version"], r"^cairn [0-9.]+, revision \w+")
+        self.assertRegex(report["date"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")
+        run, = report["runs"]
         self.assertGreater(run["memory_mb"], 1)
         self.assertEqual([(12, 12), (120, 120)], [(p["lines_in"], p["lines_out"]) for p in run["predict"]])
         for one in run["predict"]:

@@ -17,6 +17,7 @@ nn.LSTM does.
 """
 
 import argparse
+import datetime
 import json
 import pathlib
 import statistics
@@ -152,6 +153,7 @@ def main():
         sys.exit("torch_lstm.py: this PyTorch sees no CUDA device (--device cpu tries the script)")
     result = {
         "program": "torch_lstm.py",
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "torch": torch.__version__,
         "cudnn": torch.backends.cudnn.version() if cuda else None,
         "device": torch.cuda.get_device_name() if cuda else "cpu",

@@ -15,6 +15,7 @@ This has no part in the exit code, and needs ACLIMDB to be a folder.
 """
 
 import argparse
+import datetime
 import json
 import pathlib
 import shutil
@@ -142,7 +143,10 @@ def main(argv=None):
     )
     show_predictions(runs)
     if arguments.json:
-        report = {"program": "whole_process.py", "runs": runs, "within_limits": good}
+        said = subprocess.run([arguments.cairn, "--version"], capture_output=True, text=True, check=True)
+        report = {"program": "whole_process.py", "version": said.stdout.splitlines()[0],
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "runs": runs, "within_limits": good}
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     sys.exit(0 if good else 1)
 
