@@ -201,18 +201,26 @@ static void write_caption_line(const char *line, int pixels, unsigned height, st
 }
 
 /* What the picture shows, whatever the machine. */
-static void write_caption(const struct checkpoint_plan *plan, unsigned height,
+static void write_caption(const struct checkpoint_case *const *cases, size_t count,
+                          const struct checkpoint_plan *plan, unsigned height,
                           struct text *script) {
-    char line[160];
+    char line[160], real[100] = "", made_up[60] = "";
     const char *data = strrchr(plan->options->data, '/');
-    data = data == NULL ? plan->options->data : data + 1;
+    for (size_t i = 0; i < count; i++) {
+        if (cases[i]->epoch_steps > 0) {
+            snprintf(real, sizeof real, "real state: trained on %.60s",
+                     data == NULL ? plan->options->data : data + 1);
+        } else {
+            snprintf(made_up, sizeof made_up, "made-up states: beside steps of %g ms",
+                     plan->step_seconds * 1e3);
+        }
+    }
     snprintf(line, sizeof line,
              "median of %u repeat%s, bars from least to most; hollow on the axis: no loss measured",
              plan->repeats, plan->repeats == 1 ? "" : "s");
     write_caption_line(line, 36, height, script);
-    snprintf(line, sizeof line,
-             "real state: trained on %.60s; made-up states: beside steps of %g ms", data,
-             plan->step_seconds * 1e3);
+    snprintf(line, sizeof line, "%s%s%s", real, real[0] == '\0' || made_up[0] == '\0' ? "" : "; ",
+             made_up);
     write_caption_line(line, 14, height, script);
 }
 
@@ -226,7 +234,7 @@ static void write_script(const struct checkpoint_case *const *cases, size_t coun
     unsigned height = (unsigned)(40 + 620 * rows);
     gnuplot_begin(script, GNUPLOT_PNG, (unsigned)(80 + 720 * columns), height);
     text_printf(script, "set multiplot layout %zu,%zu\n", rows, columns);
-    write_caption(plan, height, script);
+    write_caption(cases, count, plan, height, script);
     text_printf(script,
                 "set logscale y\nset yrange [%g:%g]\n"
                 "set ytics ('<= 0.01' 0.01, '0.1' 0.1, '1' 1, '10' 10, '100' 100)\n"

@@ -6,7 +6,7 @@
 #include "host/base/text.h"
 
 enum {
-    REAL_STEPS = 170,   /* of a block, at least: at every tenth, six repeats have 100 saves */
+    REAL_STEPS = 250,   /* of a block, at least: six have 100 saves, even if most are skipped */
     MADE_UP_STEPS = 50, /* small states */
     LARGE_SAVES = 3,    /* of a block with a large state */
     QUICK_STEPS = 4,

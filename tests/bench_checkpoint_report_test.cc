@@ -334,11 +334,15 @@ TEST(CheckpointPicture, SaysWhatItShowsAndNotWhereTheDataLie) {
     const std::string script = script_of(known.cell, "/somebody/it's");
     EXPECT_TRUE(contains(script, "'median of 2 repeats, bars from least to most; hollow on the "
                                  "axis: no loss measured'"));
-    EXPECT_TRUE(contains(script, "'real state: trained on it''s; made-up states: beside steps of "
-                                 "20 ms'"));
+    EXPECT_TRUE(contains(script, "'real state: trained on it''s'"));
+    EXPECT_FALSE(contains(script, "made-up"));
     EXPECT_FALSE(contains(script, "somebody"));
     EXPECT_TRUE(contains(script, "pt 6 ps 1.2 title 'async+zstd'")); // there are no full ones
     EXPECT_FALSE(contains(script, "$full0_5 using"));
+    known.cell->epoch_steps = 0; // those of no trainer
+    const std::string made_up = script_of(known.cell, "data");
+    EXPECT_TRUE(contains(made_up, "'made-up states: beside steps of 20 ms'"));
+    EXPECT_FALSE(contains(made_up, "trained on"));
 }
 
 } // namespace

@@ -261,10 +261,10 @@ if [ "$fast" -eq 0 ]; then
         -DCAIRN_SANITIZE=address,undefined -DCAIRN_CUDA=sim; then
         # Every test but the two long trainings that only ask what accuracy they reach. Kernels and
         # simulated device by their own tests, which do less here; the whole program on the device
-        # (cuda.*) would take too long. Not bench_checkpoint_test: the program forks trainers there, and the
-        # sanitizer's allocator may be locked for ever in a child when another thread was using it.
+        # (cuda.*) would take too long. Not the runs of `bench checkpoint`: the program forks trainers there, and
+        # the sanitizer's allocator may be locked for ever in a child when another thread was using it.
         run address+undefined build-test-address \
-            -E '^((accuracy_test|cuda|gpu_bench_test)\.|bench_checkpoint_test$)'
+            -E '^((accuracy_test|bench_checkpoint_options_test|cuda|gpu_bench_test)\.|bench_checkpoint_test$)'
     fi
     # Everything that has threads of its own, and the whole program at work and stopped.
     modules="base_test batcher_test cpu_backend_test library_failure_test library_test ops_test"
