@@ -261,8 +261,8 @@ if [ "$fast" -eq 0 ]; then
         -DCAIRN_SANITIZE=address,undefined -DCAIRN_CUDA=sim; then
         # Every test but the two long trainings that only ask what accuracy they reach. Kernels and
         # simulated device by their own tests, which do less here; the whole program on the device
-        # (cuda.*) would take too long. Not the runs of `bench checkpoint`: the program forks trainers there, and
-        # the sanitizer's allocator may be locked for ever in a child when another thread was using it.
+        # (cuda.*) would take too long. Not the runs of `bench checkpoint`: the program forks trainers there,
+        # and the sanitizer's allocator may be locked for ever in a child when another thread was using it.
         run address+undefined build-test-address \
             -E '^((accuracy_test|bench_checkpoint_options_test|cuda|gpu_bench_test)\.|bench_checkpoint_test$)'
     fi
