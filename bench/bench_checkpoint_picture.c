@@ -204,7 +204,7 @@ static void write_caption_line(const char *line, int pixels, unsigned height, st
 static void write_caption(const struct checkpoint_case *const *cases, size_t count,
                           const struct checkpoint_plan *plan, unsigned height,
                           struct text *script) {
-    char line[160], real[100] = "", made_up[60] = "";
+    char line[200], real[100] = "", made_up[60] = "";
     const char *data = strrchr(plan->options->data, '/');
     for (size_t i = 0; i < count; i++) {
         if (cases[i]->epoch_steps > 0) {
