@@ -49,7 +49,7 @@ static void print_usage(FILE *out) {
 }
 
 static void print_version(void) {
-    printf("cairn %s, revision %s\nbackends: cpu, %s\ninstruction sets:", CAIRN_VERSION,
+    printf("cairn %s\nrevision: %s\nbackends: cpu, %s\ninstruction sets:", CAIRN_VERSION,
            CAIRN_REVISION, backend_cuda_build());
     for (const char *const *name = backend_cpu_isa_names(); *name != NULL; name++) {
         printf(" %s", *name);

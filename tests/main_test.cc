@@ -43,7 +43,7 @@ TEST(Main, VersionNamesBackendsAndInstructionSets) {
     const Outcome version = run_cairn({"--version"});
     EXPECT_EQ(version.code, 0);
     EXPECT_TRUE(std::regex_search(
-        version.out, std::regex("^cairn [0-9.]+, revision (unknown|[0-9a-f]{12,40}(-dirty)?)\n")))
+        version.out, std::regex("^cairn [0-9.]+\nrevision: (unknown|[0-9a-f]{12,40}(-dirty)?)\n")))
         << version.out;
     EXPECT_TRUE(contains(version.out, "cpu")) << version.out;
     EXPECT_TRUE(contains(version.out, "portable")) << version.out;

@@ -218,7 +218,7 @@ class Run(unittest.TestCase):
         with self.assertRaises(SystemExit), contextlib.redirect_stdout(output):
             whole_process.main(words)
         report = json.loads(report.read_text(encoding="utf-8"))
-        self.assertRegex(report["version"], r"^cairn [0-9.]+, revision \w+")
+        self.assertRegex(report["version"], r"^cairn [0-9.]+, revision: \w+")
         self.assertRegex(report["date"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")
         run, = report["runs"]
         self.assertGreater(run["memory_mb"], 1)

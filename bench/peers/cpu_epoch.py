@@ -125,7 +125,7 @@ class CairnSystem:
 
     def __init__(self, arguments, system):
         self.arguments, self.system = arguments, system
-        self.versions = run_cairn(arguments, "--version").splitlines()[0]
+        self.versions = ", ".join(run_cairn(arguments, "--version").splitlines()[:2])
         self.kernels = self.measure_demo()
 
     def measure_demo(self):

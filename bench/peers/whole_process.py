@@ -144,7 +144,7 @@ def main(argv=None):
     show_predictions(runs)
     if arguments.json:
         said = subprocess.run([arguments.cairn, "--version"], capture_output=True, text=True, check=True)
-        report = {"program": "whole_process.py", "version": said.stdout.splitlines()[0],
+        report = {"program": "whole_process.py", "version": ", ".join(said.stdout.splitlines()[:2]),
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "runs": runs, "within_limits": good}
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
