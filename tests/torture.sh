@@ -11,9 +11,12 @@
 # Attacks: SIGKILL and stop signals at random moments, faults in system calls (strace --inject), a file
 # system without room, a limit on the size of files, two trainers in one directory, damaged, exchanged and
 # foreign files, clocks that jump (libfaketime). After each the same command must come to the same end, bit
-# for bit, as a run that nobody disturbed. What cannot be tried here is said in the table. A third of the
-# trials with kills, stop signals, system calls, disks train a model so large that the copy for a save is put
-# off; in the table these have lines of their own ("kill, large").
+# for bit, as a run that nobody disturbed. The table lists what was hit, and what cannot be tried here. A
+# third of the trials with kills, stop signals, system calls, disks train a model so large that the copy for a
+# save is put off; in the table these have lines of their own ("kill, large").
+# System calls begin with EIO, ENOSPC, EINTR and a delay in each of open, write, fsync, rename and unlink, in
+# an order of the seed. A run of five minutes or more goes on until it has tried them all, and fails where it
+# could not.
 #
 # Exit code 0 when nothing was lost, 77 when none of the chosen attacks can be tried here, 1 otherwise.
 set -euo pipefail

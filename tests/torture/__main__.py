@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+import textwrap
 import time
 import traceback
 
@@ -15,8 +16,9 @@ from runs import Loss, Trial, Workshop
 
 QUICK_SECONDS = 20
 LARGE_KILLS_MIN = 2  # trials, however short the time
+LONG_MINUTES = 5  # from here on a run must have tried all that is demanded of it
 EXIT_NOTHING_TRIED = 77  # ctest: skipped
-SHOWN_DETAILS = 12
+COLUMNS = 110
 
 
 def attacks():
@@ -49,17 +51,24 @@ class Row:
 
     def __init__(self, name, function, why_not, may_be_large):
         self.name, self.function, self.why_not = name, function, why_not
+        self.demanded = syscalls.DEMANDED if function is syscalls.faults else ()
         self.large = Row(f"{name}, large", function, why_not, False) if may_be_large else None
         self.trials = self.faults = self.noticed = self.lost = 0
         self.seconds = 0.0
         self.details = {}
 
-    def has_enough(self):
+    def has_enough(self, is_long):
         """Of trials, when the time is over."""
+        least = len(self.demanded) if is_long and self.demanded else 1
         if self.large is None:
-            return self.trials > 0
+            return self.trials >= least
         large_min = LARGE_KILLS_MIN if self.function is processes.kills else 0
-        return self.trials + self.large.trials > 0 and self.large.trials >= large_min
+        return self.trials + self.large.trials >= least and self.large.trials >= large_min
+
+    def missing(self):
+        """What a long run must have tried and this one has not."""
+        tried = {**self.details, **(self.large.details if self.large else {})}
+        return [name for name in self.demanded if name not in tried]
 
     def add(self, trial, seconds, lost):
         self.trials += 1
@@ -100,19 +109,18 @@ def attack(workshop, row, index, options):
 
 
 def print_table(rows, seconds, seed):
-    print(f"\n{'attack':<18}{'trials':>7}{'faults':>8}{'noticed':>9}{'lost':>6}{'s/fault':>9}  what was hit")
+    print(f"\n{'attack':<20}{'trials':>7}{'faults':>8}{'noticed':>9}{'lost':>6}{'s/fault':>9}")
     for row in rows:
         if row.why_not and row.trials == 0:
-            print(f"{row.name:<18}{'-':>7}{'-':>8}{'-':>9}{'-':>6}{'-':>9}  NOT TRIED: {row.why_not}")
+            print(f"{row.name:<20}{'-':>7}{'-':>8}{'-':>9}{'-':>6}{'-':>9}  NOT TRIED: {row.why_not}")
             continue
-        common = sorted(row.details.items(), key=lambda item: -item[1])
-        shown = ", ".join(f"{count} {name}" for name, count in common[:SHOWN_DETAILS])
-        rest = sum(count for _, count in common[SHOWN_DETAILS:])
         each = row.seconds / row.faults if row.faults else 0
-        print(
-            f"{row.name:<18}{row.trials:>7}{row.faults:>8}{row.noticed:>9}{row.lost:>6}{each:>9.2f}  {shown}"
-            + (f", {rest} others" if rest else "")
-        )
+        print(f"{row.name:<20}{row.trials:>7}{row.faults:>8}{row.noticed:>9}{row.lost:>6}{each:>9.2f}")
+        hit = sorted(row.details.items(), key=lambda item: (-item[1], item[0]))
+        # A line ends between two of them: textwrap does not break at a no-break space.
+        shown = ", ".join(f"{count} {name}".replace(" ", "\u00a0") for name, count in hit)
+        for line in textwrap.wrap(shown, COLUMNS - 4):
+            print("    " + line.replace("\u00a0", " "))
     faults, lost = sum(row.faults for row in rows), sum(row.lost for row in rows)
     trials = sum(row.trials for row in rows)
     print(f"\n{faults} faults in {trials} trials, {seconds:.0f} s, seed {seed}: {lost} lost")
@@ -140,6 +148,10 @@ def parse():
     return options
 
 
+def is_long(options):
+    return options.trial is None and not options.quick and options.minutes >= LONG_MINUTES
+
+
 def run(rows, workshop, options):
     seconds = QUICK_SECONDS if options.quick else options.minutes * 60
     begin = time.monotonic()
@@ -147,10 +159,10 @@ def run(rows, workshop, options):
     while True:
         for row in rows:
             late = time.monotonic() - begin > seconds
-            if not row.why_not and not (late and row.has_enough()):
+            if not row.why_not and not (late and row.has_enough(is_long(options))):
                 attack(workshop, row, index, options)
         late = time.monotonic() - begin > seconds
-        enough = all(row.why_not or row.has_enough() for row in rows)
+        enough = all(row.why_not or row.has_enough(is_long(options)) for row in rows)
         if options.trial is not None or (late and enough):
             return time.monotonic() - begin
         index += 1
@@ -174,9 +186,12 @@ def main():
     seconds = run(rows, workshop, options)
     lines = [line for row in rows for line in (row, row.large) if line is not None]
     lost = print_table(lines, seconds, options.seed)
+    missing = [name for row in rows if not row.why_not for name in row.missing()]
+    if missing and is_long(options):
+        print(f"NOT TRIED, in a run as long as this: {', '.join(missing)}", file=sys.stderr)
     if not options.keep:
         shutil.rmtree(workshop.work, ignore_errors=True)
-    sys.exit(1 if lost else 0)
+    sys.exit(1 if lost or (missing and is_long(options)) else 0)
 
 
 main()

@@ -293,6 +293,7 @@ class Trial:
 
     def __init__(self, workshop, attack, index, seed, may_be_large):
         self.workshop = workshop
+        self.seed, self.index = seed, index
         self.rng = random.Random(f"{seed}:{attack}:{index}")
         self.directory = workshop.work / f"{attack}-{index}"
         self.again = workshop.work / f"{attack}-{index}.again"  # a copy, for a second end
@@ -320,6 +321,12 @@ class Trial:
         """A random time within an undisturbed life."""
         seconds = self.workshop.ending(self.recipe).seconds
         return self.rng.uniform(0, seconds * self.stretch)
+
+    def next_of(self, items):
+        """The first trials of an attack take one each, in an order of the seed; None to those after them."""
+        if self.index >= len(items):
+            return None
+        return random.Random(self.seed).sample(items, len(items))[self.index]
 
     def note(self, text):
         self.log.append(text)

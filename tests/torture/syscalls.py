@@ -1,7 +1,8 @@
 """Faults in the system calls of the real program, by `strace --inject`.
 
 An undisturbed life is traced first, so that a fault can be aimed at the nth call of a thread that touches the
-model directory. What was really hit is read off strace's log.
+model directory. What was really hit is read off strace's log. The first trials walk through PAIRS, so that
+none of them is left to chance; those that follow draw from all calls and errors.
 """
 
 import re
@@ -15,7 +16,19 @@ CALLS = (
     "close,newfstatat,getdents64,flock"
 )
 ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EACCES")
-# After EINTR.
+# What every long run must have tried: each of these faults in each of these calls, whatever this kind of
+# machine calls them.
+MEANT = {
+    "open": ("openat", "open"),
+    "write": ("write", "pwrite64"),
+    "fsync": ("fsync", "fdatasync"),
+    "rename": ("rename", "renameat", "renameat2"),
+    "unlink": ("unlink", "unlinkat"),
+}
+PAIRS = tuple((call, kind) for call in MEANT for kind in ("EIO", "ENOSPC", "EINTR", "delay"))
+DEMANDED = tuple(f"{call} {kind}" for call, kind in PAIRS)  # as they stand in the table
+TRIES_MAX = 8  # for one trial to hit what it was aimed at
+# After EINTR. The others are none that a local file system interrupts: a refusal like any other.
 RESTARTED = (
     "openat",
     "read",
@@ -92,23 +105,45 @@ def aims_of(trial, resumed):
     return known[key]
 
 
+def plain_name(name):
+    """Of a system call, for the table and for PAIRS."""
+    return next((call for call, names in MEANT.items() if name in names), name)
+
+
 def draw_fault(trial, found):
     """(name of the call, what strace shall do, kind for the table)"""
     rng = trial.rng
-    name = rng.choice(sorted(found))
+    forever = False
+    pair = trial.next_of(PAIRS)
+    if pair is not None:
+        names = sorted(name for name in found if plain_name(name) == pair[0])
+        trial.demand(names, f"the program makes no call of the kind '{pair[0]}' in its model directory")
+        name, kind = rng.choice(names), pair[1]
+    else:
+        name = rng.choice(sorted(found))
+        kind = rng.choice(("error", "error", "error", "for ever", "EINTR", "delay"))
+        forever = kind == "for ever"
+        kind = rng.choice(ERRORS) if kind in ("error", "for ever") else kind
     when = str(rng.choice(found[name]))
-    kind = rng.choice(("error", "error", "error", "for ever", "EINTR", "delay"))
-    if kind == "EINTR" and name in RESTARTED:
-        return name, f"error=EINTR:when={when}..{int(when) + rng.randint(0, 3)}", "EINTR"
     if kind == "delay":
-        return name, f"delay_enter={rng.choice((1000, 30000, 150000))}:when={when}", "delay"
-    error = rng.choice(ERRORS)
-    return name, f"error={error}:when={when}{'+' if kind == 'for ever' else ''}", error
+        return name, f"delay_enter={rng.choice((1000, 30000, 150000))}:when={when}", kind
+    if kind == "EINTR" and name in RESTARTED:
+        when = f"{when}..{int(when) + rng.randint(0, 3)}"
+    return name, f"error={kind}:when={when}{'+' if forever else ''}", kind
 
 
 def faults(trial):
     """One call fails, once or for ever, is interrupted, or takes long; then the run is started again."""
     resumed = trial.rng.random() < 0.4
+    for _ in range(TRIES_MAX):
+        if one_fault(trial, resumed):
+            return
+        trial.clean()
+
+
+def one_fault(trial, resumed):
+    """Whether a call that touches the model directory was hit."""
+    trial.excused = set()
     found = aims_of(trial, resumed)
     if resumed:
         trial.call(["--max-steps", trial.rng.randint(1, trial.recipe.early_steps), *OPTIONS])
@@ -128,15 +163,20 @@ def faults(trial):
     ]
     trial.note("\n".join(hits[:5]))
     ours = [line for line in hits if str(trial.directory) in line]
-    trial.faults += bool(hits)
+    if not hits:
+        trial.demand(outcome.code == 0, f"ended with {outcome.code} undisturbed: {outcome.err[-600:]}")
+        trial.details["missed"] += 1
+        return False
+    trial.faults += 1
     trial.noticed += outcome.code != 0 or '"warning"' in outcome.err
-    trial.details[f"{name} {kind}" if hits else "missed"] += 1
+    trial.details[f"{plain_name(name)} {kind}" + ("" if ours else " elsewhere")] += 1
     check(trial, outcome, name, kind, hits, ours)
     trial.demand_whole(before)
     trial.excuse(outcome)
     if may_be_silent(hits):
         trial.excused |= {"best", "history"}
     trial.finish()
+    return bool(ours)
 
 
 def may_be_silent(hits):
@@ -148,7 +188,7 @@ def check(trial, outcome, name, kind, hits, ours):
     if outcome.code == 127 and len(ours) < len(hits):
         return  # the dynamic linker: main was never reached
     trial.demand_documented(outcome, may_be_silent(hits))
-    if kind in ("EINTR", "delay"):
+    if kind == "delay" or (kind == "EINTR" and name in RESTARTED):
         trial.demand(
             outcome.code == 0, f"{kind} in {name} gave exit code {outcome.code}: {outcome.err[-600:]}"
         )
