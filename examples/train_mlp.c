@@ -182,8 +182,9 @@ static struct cairn_checkpoint *open_checkpoints(const char *directory, struct t
         fail("restore", &error);
     }
     if (found) {
+        const char *program = cairn_checkpoint_get_string(saves, "program"); /* NULL: not set */
         printf("resumed from step %" PRIu64 ", trained by %s\n", trainer->step,
-               cairn_checkpoint_get_string(saves, "program"));
+               program == NULL ? "another program" : program);
     } else if (cairn_checkpoint_set_string(saves, "program", "train_mlp", &error) != CAIRN_OK) {
         fail("set_string", &error);
     }
@@ -198,6 +199,10 @@ static void save(struct cairn_checkpoint *saves, uint64_t step, unsigned flags) 
 }
 
 /* ---- the program ---- */
+
+/* Stopped before the end, everything saved: the same command goes on. With 0 a batch queue would
+ * take the job for done; most can be told to run it again at this code (EX_TEMPFAIL). */
+enum { EXIT_STOPPED = 75 };
 
 static volatile sig_atomic_t stopped;
 
@@ -238,8 +243,9 @@ int main(int argc, char **argv) {
         fail("the last save", &error);
     }
     printf("step %" PRIu64 ", loss %.6f\n", trainer.step, trainer.loss);
-    if (trainer.step >= steps) {
-        write_weights(argv[2], &trainer);
+    if (trainer.step < steps) {
+        return EXIT_STOPPED;
     }
+    write_weights(argv[2], &trainer);
     return 0;
 }

@@ -1,5 +1,5 @@
 // What `cmake --install` puts down, used as a stranger would: the examples are built against it by
-// pkg-config and by find_package, in C and C++, shared and static; killed at random steps and
+// pkg-config and by find_package, in C, C++ and CUDA, shared and static; killed at random steps and
 // started again, they end with the bits of a run that nobody touched.
 #include <algorithm>
 #include <cinttypes>
@@ -94,6 +94,17 @@ class Install : public ::testing::Test {
                     flags + " " + kExamples + "/train_mlp.c -o " + file(name) + " " +
                     pkg_config("--cflags --libs") + rpath() + " -lm");
     }
+    // The examples as a project of their own, below file(build).
+    static void configure_examples(const std::string &build) {
+        const std::string flags = "='-Wall -Wextra -Werror" + sanitizer_flags() + "'";
+        const std::string cuda = CAIRN_CUDA_COMPILER;
+        expect_done(CAIRN_CMAKE " -S " + kExamples + " -B " + file(build) +
+                    " -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH=" + prefix() +
+                    " -DCMAKE_C_COMPILER=" CAIRN_C_COMPILER
+                    " -DCMAKE_CXX_COMPILER=" CAIRN_CXX_COMPILER " -DCMAKE_C_FLAGS" +
+                    flags + " -DCMAKE_CXX_FLAGS" + flags +
+                    (cuda.empty() ? "" : " -DCMAKE_CUDA_COMPILER=" + cuda));
+    }
     // Kill it whenever a random further step has been saved, then let it get to *end. How many
     // steps lie between two saves is the disk's business, so the end is set only after the kills.
     static void run_with_kills(const std::string &program, const std::string &run,
@@ -171,12 +182,8 @@ TEST_F(Install, ALargeExampleSurvivesKills) {
 }
 
 TEST_F(Install, ExamplesByCMakeSharedStaticAndCxx) {
-    expect_done(std::string(CAIRN_CMAKE) + " -S " + kExamples + " -B " + file("build") +
-                " -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH=" + prefix() +
-                " -DCMAKE_C_COMPILER=" CAIRN_C_COMPILER " -DCMAKE_CXX_COMPILER=" CAIRN_CXX_COMPILER
-                " '-DCMAKE_C_FLAGS=-Wall -Wextra -Werror" +
-                sanitizer_flags() + "' '-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror" +
-                sanitizer_flags() + "' && " CAIRN_CMAKE " --build " + file("build"));
+    configure_examples("build");
+    expect_done(CAIRN_CMAKE " --build " + file("build"));
     ASSERT_TRUE(exists(file("build/train_mlp_static")));
     for (const char *program : {"train_mlp", "train_mlp_static"}) {
         std::string name = program;
@@ -194,14 +201,60 @@ TEST_F(Install, ExamplesByCMakeSharedStaticAndCxx) {
     EXPECT_TRUE(contains(second.out, "resumed at step 100\nstep 200: ")) << second.out;
 }
 
-// A signal handler of the program, not of the library: it saves and leaves, and goes on from there.
+// Its target exists where the package says that the library takes tensors on a device. To run it
+// takes one.
+TEST_F(Install, TheExampleForAGpuIsBuilt) {
+    const std::string nvcc = CAIRN_CUDA_COMPILER;
+    if (nvcc.empty()) {
+        GTEST_SKIP() << "gpu: this build has no CUDA";
+    }
+    configure_examples("build-cuda");
+    expect_done(CAIRN_CMAKE " --build " + file("build-cuda") + " --target train_cuda");
+    const std::string program = file("build-cuda/train_cuda");
+    ASSERT_TRUE(exists(program));
+    Outcome usage = run({program, {}});
+    EXPECT_EQ(usage.code, 2) << usage.err;
+    EXPECT_TRUE(contains(usage.err, "usage: " + program + " DIRECTORY [STEPS]")) << usage.err;
+
+    // By hand, as it says itself.
+    expect_done(nvcc + " " + kExamples + "/train_cuda.cu -o " + file("train_cuda") + " " +
+                pkg_config("--cflags --libs"));
+}
+
+// The program at the top of the header, as somebody copies it.
+TEST_F(Install, TheUsageInTheHeaderCompiles) {
+    std::istringstream header(read_file(installed("checkpoint.h")));
+    std::string usage;
+    bool inside = false;
+    for (std::string line; std::getline(header, line);) {
+        const bool indented = line.compare(0, 7, " *     ") == 0;
+        usage += inside && indented ? line.substr(7) + "\n" : "";
+        inside = line == " * Usage:" || (inside && indented);
+    }
+    ASSERT_TRUE(contains(usage, "cairn_checkpoint_close(")) << usage;
+    const std::string source = "#include <cairn/checkpoint.h>\n"
+                               "void train(void);\n"
+                               "int fail(const struct cairn_error *error);\n"
+                               "int trainer(float *w, uint64_t last);\n"
+                               "int trainer(float *w, uint64_t last) {\n" +
+                               usage + "return 0;\n}\n";
+    write_file(file("usage.c"), source);
+    write_file(file("usage.cc"), source);
+    const std::string flags = " -Wall -Wextra -Wconversion -Werror -c " + file("usage.");
+    const std::string output = " -o " + file("usage.o") + " " + pkg_config("--cflags");
+    expect_done(CAIRN_C_COMPILER " -std=c17" + flags + "c" + output);
+    expect_done(CAIRN_CXX_COMPILER " -std=c++17" + flags + "cc" + output);
+}
+
+// A signal handler of the program, not of the library: it saves and leaves with a code that is not
+// that of a run that came to its end.
 TEST_F(Install, AStopSignalIsTheProgramsOwn) {
     build_mlp("stoppable");
     Process process({file("stoppable"), {file("stopped"), file("none"), "1000000000", "10"}});
     ASSERT_TRUE(process.wait_for([&] { return !checkpoint_steps(file("stopped")).empty(); }))
         << process.err();
     process.signal(SIGTERM);
-    EXPECT_EQ(process.wait(), 0) << process.err();
+    EXPECT_EQ(process.wait(), 75) << process.err();
     uint64_t last = checkpoint_steps(file("stopped")).back();
     EXPECT_TRUE(contains(process.out(), "step " + std::to_string(last) + ",")) << process.out();
     EXPECT_FALSE(exists(file("none")));

@@ -9,21 +9,29 @@
  * Usage:
  *     struct cairn_checkpoint *saves;
  *     struct cairn_checkpoint_options options = CAIRN_CHECKPOINT_OPTIONS_INIT;
- *     if (cairn_checkpoint_open("runs/a", &options, &saves, &error) != CAIRN_OK) { ... }
+ *     struct cairn_error error;
+ *     if (cairn_checkpoint_open("runs/a", &options, &saves, &error) != CAIRN_OK) {
+ *         return fail(&error);
+ *     }
  *     struct cairn_tensor weight = {"dense.weight", CAIRN_F32, CAIRN_HOST, w, 2, {64, 128}};
- *     cairn_checkpoint_add(saves, &weight, &error);              ... all that a resume needs
  *     bool found;
  *     uint64_t step = 0;
- *     if (cairn_checkpoint_restore_latest(saves, &found, &step, &error) != CAIRN_OK) { ... }
+ *     if (cairn_checkpoint_add(saves, &weight, &error) != CAIRN_OK || // all that a resume needs
+ *         cairn_checkpoint_restore_latest(saves, &found, &step, &error) != CAIRN_OK) {
+ *         return fail(&error);
+ *     }
  *     while (step < last) {
  *         train();
  *         step++;
- *         if (step % 100 == 0) {
- *             cairn_checkpoint_save(saves, step, 0, NULL, &error);             microseconds
+ *         if (step % 100 == 0 && // returns at once
+ *             cairn_checkpoint_save(saves, step, 0, NULL, &error) != CAIRN_OK) {
+ *             return fail(&error);
  *         }
  *     }
- *     cairn_checkpoint_save(saves, step, CAIRN_CHECKPOINT_MUST, NULL, &error);
- *     if (cairn_checkpoint_close(saves, &error) != CAIRN_OK) { the last save is not on the disk }
+ *     if (cairn_checkpoint_save(saves, step, CAIRN_CHECKPOINT_MUST, NULL, &error) != CAIRN_OK ||
+ *         cairn_checkpoint_close(saves, &error) != CAIRN_OK) {
+ *         return fail(&error); // the last save is not on the disk
+ *     }
  *
  * For a resumed run to equal one that was never stopped, bit for bit, everything that the next step
  * depends on has to be in the checkpoint: weights, moments of the optimiser, state of the random
@@ -35,9 +43,28 @@
  * are independent. No function is safe in a signal handler, and a handle must not be used in a
  * child made by fork.
  *
+ * SEVERAL PROCESSES: a directory takes one handle that writes. Where all processes of a run hold
+ * the same state, let one of them save and restore, and send the state to the others. Where each
+ * holds a part, each has a directory, and after a kill their newest checkpoints may be of different
+ * steps. Let each cairn_checkpoint_wait, and all of them meet, before any saves again: then they
+ * are one save apart at most. At the start they agree on the lowest step; those that are ahead
+ * move their newer file away and call cairn_checkpoint_restore_latest once more.
+ *
+ * GOING BACK: move the newer files out of the directory, then restore. A warm start of another run:
+ * open the old directory read-only, add, restore, close; then open the new one, add, restore (it
+ * has nothing, so that the tensors stay as they are).
+ *
+ * CUDA: saves and restores copy on options.cuda_stream, which is of the tensors' device; a restore
+ * waits for it. Any device may be the current one; it is left as it is. Neither call may be made
+ * while that stream is being captured into a graph. As the library's thread waits for events,
+ * capture with cudaStreamCaptureModeThreadLocal or after cairn_checkpoint_wait.
+ *
  * VERSIONS: until 1.0 a new minor version may break programs (the shared library's name has it).
  * Otherwise cairn_checkpoint_options (by its `size`), _event and _totals can grow at the end;
- * cairn_error and cairn_tensor, which lie in the program, cannot.
+ * cairn_error and cairn_tensor, which lie in the program, cannot. Newer libraries read older files;
+ * a file of a version that a library does not know is passed over like a damaged one.
+ *
+ * PLATFORMS: Linux on little-endian processors; tested on x86-64.
  *
  * MEMORY: two copies of all registered tensors in host memory, made by the first
  * cairn_checkpoint_restore_latest; of CUDA tensors also two on the device; for compression 10 to 15
@@ -131,7 +158,9 @@ enum cairn_checkpoint_busy {
 
 /* What happens after a save has failed in the background. */
 enum cairn_checkpoint_on_failure {
-    CAIRN_CHECKPOINT_WARN, /* it is reported; later saves are tried */
+    CAIRN_CHECKPOINT_WARN, /* it is reported; later saves are tried. A program without on_error that
+                              does not poll sees CAIRN_OK from every save, and only at the end, by
+                              cairn_checkpoint_close, that nothing was saved for hours */
     CAIRN_CHECKPOINT_STOP  /* besides, every later cairn_checkpoint_save returns that failure, until
                               a cairn_checkpoint_restore_latest has gone back */
 };
@@ -150,7 +179,9 @@ struct cairn_checkpoint_options {
                                   shrink by less than an eighth is stored as it is */
     enum cairn_checkpoint_busy busy;
     enum cairn_checkpoint_on_failure on_failure;
-    bool read_only; /* for evaluation: no lock, nothing is created or written, save is refused */
+    bool read_only; /* for evaluation: no lock, nothing is created or written, save is refused. Safe
+                       beside a writer that deletes old checkpoints. A directory that does not exist
+                       has no checkpoint: a mistyped path looks like a fresh start */
     cairn_checkpoint_error_callback on_error; /* NULL: none */
     void *context;                            /* first argument of on_error */
     void *cuda_stream; /* cudaStream_t of the training step; NULL: the default stream. It must
@@ -186,6 +217,8 @@ CAIRN_API enum cairn_status cairn_checkpoint_close(struct cairn_checkpoint *hand
 
 /* ---- what is saved ---- */
 
+/* Bits are kept as they are, so that other types can go as one of these: bool and int8 as U8, uint32
+ * as I32, uint64 as I64, int16 as U8 with the last dimension doubled. */
 enum cairn_dtype {
     CAIRN_F32, /* IEEE binary32; must be finite, see cairn_checkpoint_add */
     CAIRN_F64, /* IEEE binary64; the same */
@@ -209,17 +242,21 @@ struct cairn_tensor {
     enum cairn_memory memory;
     void *data; /* row-major, without gaps; read by save, written by restore. The caller's, at this
                    address as long as the handle lives. May be NULL when there are no elements */
-    uint32_t rank; /* 0 to 4; 0 is one element */
+    uint32_t rank; /* 0 to 4; 0 is one element. Flatten what has more */
     uint64_t shape[CAIRN_RANK_MAX];
 };
 
-/* Register a tensor. Only before the first cairn_checkpoint_restore_latest. CAIRN_ERROR_USAGE when
- * the name is bad, taken, "__metadata__" or begins with "bytes.", or there are too many or they are
- * too large; CAIRN_ERROR_DEVICE for a CUDA tensor when this build has no CUDA or `data` is not
- * memory of its device.
+/* Register a tensor. Only before the first cairn_checkpoint_restore_latest: what a framework makes
+ * at its first step (an optimiser's moments) must be made before. Another list needs another
+ * handle and, as checkpoints of the old list do not fit it, another directory (a warm start, see
+ * GOING BACK). CAIRN_ERROR_USAGE when the name is bad, taken, "__metadata__" or begins with
+ * "bytes.", or there are too many or they are too large; CAIRN_ERROR_DEVICE for a CUDA tensor when
+ * this build has no CUDA or `data` is not memory of its device.
  * Tensors of F64, F32, F16 or BF16 with a NaN or an infinity are never published (the save fails
  * with CAIRN_ERROR_NONFINITE), so that a diverged run cannot replace a good checkpoint. Where such
- * values are legal let the name begin with "state.". ("history." does the same.) */
+ * values are legal let the name begin with "state." or "history.". Beware of these two elsewhere:
+ * they switch the check off, and keys of PyTorch's optimisers begin with "state."; put "optimizer."
+ * before them. */
 CAIRN_MUST_USE CAIRN_API enum cairn_status cairn_checkpoint_add(struct cairn_checkpoint *handle,
                                                                 const struct cairn_tensor *tensor,
                                                                 struct cairn_error *error);
