@@ -202,10 +202,9 @@ struct cairn_checkpoint_options {
  * A kernel lock keeps every other writer out (CAIRN_ERROR_OUTPUT, naming its process and host)
  * until the handle is closed or the process ends, however it ends; a child forked meanwhile that
  * does not exec has it too, and keeps it as long as it lives (the message then names the process
- * that forked it). Where the directory is deleted and another run begins in a new one of that name,
- * the saves of this handle fail from then on (CAIRN_ERROR_OUTPUT). Temporary files of killed
- * processes are removed. `options` NULL: the macro's. *out is NULL on failure. Blocking (a few file
- * system calls). */
+ * that forked it). Where the directory is deleted, moved or replaced the saves of this handle fail
+ * from then on (CAIRN_ERROR_OUTPUT). Temporary files of killed processes are removed. `options`
+ * NULL: the macro's. *out is NULL on failure. Blocking (a few file system calls). */
 CAIRN_MUST_USE CAIRN_API enum cairn_status
 cairn_checkpoint_open(const char *directory, const struct cairn_checkpoint_options *options,
                       struct cairn_checkpoint **out, struct cairn_error *error);
@@ -217,8 +216,8 @@ CAIRN_API enum cairn_status cairn_checkpoint_close(struct cairn_checkpoint *hand
 
 /* ---- what is saved ---- */
 
-/* Bits are kept as they are, so that other types can go as one of these: bool and int8 as U8, uint32
- * as I32, uint64 as I64, int16 as U8 with the last dimension doubled. */
+/* Bits are kept as they are, so that other types can go as one of these: bool and int8 as U8,
+ * uint32 as I32, uint64 as I64, int16 as U8 with the last dimension doubled. */
 enum cairn_dtype {
     CAIRN_F32, /* IEEE binary32; must be finite, see cairn_checkpoint_add */
     CAIRN_F64, /* IEEE binary64; the same */
@@ -313,13 +312,13 @@ CAIRN_API const void *cairn_checkpoint_get_bytes(const struct cairn_checkpoint *
  * false, and nothing else happens, when the directory has no checkpoint: a fresh start. Every bit
  * is verified before a tensor is touched.
  *  - CAIRN_ERROR_CORRUPT: there are checkpoints and none of them verifies. Never a fresh start.
- *  - CAIRN_ERROR_INPUT: the newest one that is not damaged may not be read. Make it readable or move
- *    it away.
+ *  - CAIRN_ERROR_INPUT: the newest one that is not known to be damaged cannot be read (no right to,
+ *    too many open files). Make it readable or move it away.
  *  - CAIRN_ERROR_MISFIT: a registered tensor is missing in the checkpoint or has another type or
  *    shape, or the checkpoint has a tensor that is not registered (a read-only handle may register
  *    a part of them). Nothing was touched.
  *  - CAIRN_ERROR_DEVICE: a copy to the device failed; the tensors' contents are undefined.
- *  - CAIRN_ERROR_OUTPUT: the directory was deleted since it was opened, or is another run's now.
+ *  - CAIRN_ERROR_OUTPUT: the directory was deleted, moved or replaced since it was opened.
  * Must be called, and succeed, before the first save: a run that ignored the checkpoints of its
  * directory would bury them. Closes the list of tensors and allocates the copies. May be called
  * again later to go back to the newest checkpoint; it then waits for the saves under way. `step`
@@ -341,10 +340,10 @@ enum cairn_checkpoint_outcome {
  * When it returns, host tensors may change, but for steady ones. CUDA tensors are copied in stream
  * order: work enqueued on options.cuda_stream before this call is in the copy, work enqueued later
  * is not; the call does not wait for the device. `step` must not be lower than that of the last
- * save or restore; the same step once more replaces its file. `outcome` may be NULL. Failures of
- * the copy itself (CAIRN_ERROR_MEMORY, CAIRN_ERROR_DEVICE), of the call (CAIRN_ERROR_USAGE), and
- * under CAIRN_CHECKPOINT_STOP an earlier one in the background. Blocks only where the busy policy
- * or CAIRN_CHECKPOINT_MUST say so. */
+ * save or restore (after a restore that found nothing any will do); the same step once more
+ * replaces its file. `outcome` may be NULL. Failures of the copy itself (CAIRN_ERROR_MEMORY,
+ * CAIRN_ERROR_DEVICE), of the call (CAIRN_ERROR_USAGE), and under CAIRN_CHECKPOINT_STOP an earlier
+ * one in the background. Blocks only where the busy policy or CAIRN_CHECKPOINT_MUST say so. */
 CAIRN_MUST_USE CAIRN_API enum cairn_status
 cairn_checkpoint_save(struct cairn_checkpoint *handle, uint64_t step, unsigned flags,
                       enum cairn_checkpoint_outcome *outcome, struct cairn_error *error);
