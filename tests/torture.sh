@@ -53,6 +53,6 @@ if [ -z "$binary" ]; then
     binary=$here/../build-torture/cairn
     cmake -S "$here/.." -B "$here/../build-torture" -DCMAKE_BUILD_TYPE=Release -DCAIRN_TESTS=OFF \
         -DCAIRN_CUDA=off >/dev/null
-    cmake --build "$here/../build-torture" --parallel --target cairn >/dev/null
+    cmake --build "$here/../build-torture" --parallel "$(nproc)" --target cairn >/dev/null
 fi
 exec python3 -B "$here/torture" --binary "$binary" "${arguments[@]}"

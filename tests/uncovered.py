@@ -1,14 +1,39 @@
-"""uncovered.py ROOT PATTERN: from gcovr's JSON on standard input, each line of the files that match the pattern
-with a branch that was never taken: "file:line  not taken/all  source"; then the sums, over all files and these."""
+"""uncovered.py ROOT PATTERN [--write]: from gcovr's JSON on standard input, each line of the files that match
+the pattern with a branch that was never taken: "file:line  not taken/all  function: source"; then the sums,
+over all files and these. docs/reliability.md has the sums, and gives each such function a reason, in a table
+with "file (`function`, ...)" in it: exit code 1 where a function has none. --write puts the sums into that
+page.
+"""
 import json
 import pathlib
 import re
 import sys
 
+PAGE = "docs/reliability.md"
+SECTION = "## Branches of io/"
+SUMS = re.compile(r"^[\d,]+ of [\d,]+ branches taken .*$", re.MULTILINE)
+PLACE = re.compile(r"(\w+) \(((?:`\w+`(?:, )?)+)\)")
+
+
+def explained(page):
+    """{"file function"} of the table."""
+    begin = page.index(SECTION)
+    section = page[begin : page.index("\n## ", begin)]
+    return {
+        f"{place[1]} {name}" for place in PLACE.finditer(section) for name in re.findall(r"`(\w+)`", place[2])
+    }
+
+
+def function_of(entry, number):
+    """The one that begins last before the line."""
+    before = [function for function in entry["functions"] if function["lineno"] <= number]
+    return max(before, key=lambda function: function["lineno"])["name"]
+
 
 def main():
     root, pattern = pathlib.Path(sys.argv[1]), re.compile(sys.argv[2])
     lines = branches = taken = total = 0
+    found = set()
     for entry in json.load(sys.stdin)["files"]:
         counts = [branch["count"] for line in entry["lines"] for branch in line["branches"]]
         total += len(counts)
@@ -20,12 +45,33 @@ def main():
             missed = sum(branch["count"] == 0 for branch in line["branches"])
             if missed:
                 number = line["line_number"]
-                where = f"{entry['file']}:{number}"
-                print(f"{where:<32}{missed}/{len(line['branches'])}  {source[number - 1].strip()}")
+                where, function = f"{entry['file']}:{number}", function_of(entry, number)
+                text = source[number - 1].strip()
+                print(f"{where:<32}{missed}/{len(line['branches'])}  {function}: {text}")
+                found.add(f"{pathlib.Path(entry['file']).stem} {function}")
                 lines += 1
                 branches += missed
-    print(f"{taken:,} of {total:,} branches taken ({100 * taken / total:.0f} %); left of what is explained: "
-          f"{branches} branches in {lines} lines")
+    sums = (
+        f"{taken:,} of {total:,} branches taken ({100 * taken / total:.0f} %); left of what is explained: "
+        f"{branches} branches in {lines} lines"
+    )
+    print(sums)
+    sys.exit(compare(root / PAGE, found, sums, "--write" in sys.argv))
+
+
+def compare(path, found, sums, write):
+    """With the page; the exit code."""
+    page = path.read_text()
+    named = explained(page)
+    if write:
+        path.write_text(SUMS.sub(sums, page))
+    elif sums not in page:
+        print(f"{PAGE} has other sums (--write puts these there)")
+    for function in sorted(named - found):
+        print(f"{PAGE} gives a reason for {function}, of which all branches were taken")
+    for function in sorted(found - named):
+        print(f"{PAGE} GIVES NO REASON for {function}")
+    return 1 if found - named else 0
 
 
 if __name__ == "__main__":

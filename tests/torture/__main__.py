@@ -119,7 +119,7 @@ def print_table(rows, seconds, seed):
         hit = sorted(row.details.items(), key=lambda item: (-item[1], item[0]))
         # A line ends between two of them: textwrap does not break at a no-break space.
         shown = ", ".join(f"{count} {name}".replace(" ", "\u00a0") for name, count in hit)
-        for line in textwrap.wrap(shown, COLUMNS - 4):
+        for line in textwrap.wrap(shown, COLUMNS - 4, break_on_hyphens=False):
             print("    " + line.replace("\u00a0", " "))
     faults, lost = sum(row.faults for row in rows), sum(row.lost for row in rows)
     trials = sum(row.trials for row in rows)
