@@ -159,7 +159,7 @@ class LargeRun {
 class WriterEnduranceLarge : public ::testing::TestWithParam<unsigned> {};
 
 TEST_P(WriterEnduranceLarge, SavesThatArePutOffLeaveMemoryAndDescriptorsAsTheyWere) {
-    constexpr uint64_t warm = 60, saves = 300;
+    constexpr uint64_t warm = HAS_OWN_ALLOCATOR ? 60 : 5, saves = HAS_OWN_ALLOCATOR ? 300 : 40;
     prefer_memory_for_files();
     TemporaryDirectory directory;
     mallopt(M_ARENA_MAX, 1); // no heap for each thread that comes and goes
