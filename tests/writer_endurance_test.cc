@@ -44,12 +44,11 @@ Usage usage() {
 
 // Less than one pointer a save: what is left of the difference is the list of results that the test
 // itself holds, and pages that the allocator touched.
-void expect_no_growth(const Usage &before, const Usage &after, size_t saves,
-                      size_t resident_most = 256 * 1024) {
+void expect_no_growth(const Usage &before, const Usage &after, size_t saves) {
     EXPECT_EQ(after.descriptors, before.descriptors);
     if (HAS_OWN_ALLOCATOR) {
         EXPECT_LT(after.heap, before.heap + saves * sizeof(void *));
-        EXPECT_LT(after.resident, before.resident + resident_most);
+        EXPECT_LT(after.resident, before.resident + 256 * 1024);
     }
 }
 
@@ -83,17 +82,19 @@ TEST(WriterEndurance, TwoThousandSavesLeaveMemoryAndDescriptorsAsTheyWere) {
               "requested 2200 saved 2200 skipped 0 delayed 0 failed 0 lost 0");
 }
 
-// A state whose copy is put off, saved so fast that the next save waits for the one before: half of
-// it shrinks, so that there is something to compress for as many threads as there are.
+// A state whose copy is put off, saved so fast that the next save waits for the one before. Every
+// other value is zero: all frames shrink, so that there is something to compress for each thread,
+// and always as much (zstd gives memory back that it has not needed for long).
 class LargeRun {
   public:
-    static constexpr size_t FLOATS = SNAPSHOT_PUT_OFF_BYTES / sizeof(float) + 1000;
+    static constexpr size_t FLOATS = SNAPSHOT_PUT_OFF_BYTES / sizeof(float);
 
     LargeRun(const std::string &directory, unsigned threads)
         : directory_(directory), device_(FakeBackend::UNIFIED), weights_(FLOATS, 0.0F) {
         std::mt19937 random(5);
-        std::generate(weights_.begin() + FLOATS / 2, weights_.end(),
-                      [&] { return static_cast<float>(random()); });
+        for (size_t i = 0; i < FLOATS; i += 2) {
+            weights_[i] = static_cast<float>(random());
+        }
         struct error err = {}, warning = {};
         const struct store_options keep = {2, 0};
         EXPECT_EQ(store_open(&file_posix, directory.c_str(), &keep, &store_, &warning, &err),
@@ -159,7 +160,7 @@ class LargeRun {
 class WriterEnduranceLarge : public ::testing::TestWithParam<unsigned> {};
 
 TEST_P(WriterEnduranceLarge, SavesThatArePutOffLeaveMemoryAndDescriptorsAsTheyWere) {
-    constexpr uint64_t warm = HAS_OWN_ALLOCATOR ? 60 : 5, saves = HAS_OWN_ALLOCATOR ? 300 : 40;
+    constexpr uint64_t warm = HAS_OWN_ALLOCATOR ? 30 : 5, saves = HAS_OWN_ALLOCATOR ? 150 : 20;
     prefer_memory_for_files();
     TemporaryDirectory directory;
     mallopt(M_ARENA_MAX, 1); // no heap for each thread that comes and goes
@@ -168,9 +169,7 @@ TEST_P(WriterEnduranceLarge, SavesThatArePutOffLeaveMemoryAndDescriptorsAsTheyWe
     run.save_until(warm);
     const Usage before = usage();
     run.save_until(warm + saves);
-    // Which thread compresses which frame is chance: pages of its context or its stack may be
-    // touched late, once. A quarter of the state, whatever the number of saves.
-    expect_no_growth(before, usage(), saves, GetParam() == 1 ? 256 * 1024 : 1024 * 1024);
+    expect_no_growth(before, usage(), saves);
     EXPECT_EQ(run.whole(), warm + saves);
     EXPECT_EQ(checkpoint_steps(directory.path()),
               (std::vector<uint64_t>{warm + saves - 1, warm + saves}));
