@@ -472,12 +472,14 @@ enum status store_committed(struct store *store, uint64_t step, struct error *er
     }
     forget_time(store, step);
     struct store_list list;
-    TRY(store_scan(store->files, store->directory, &list, err));
+    enum status status = store_scan(store->files, store->directory, &list, err);
+    if (status != STATUS_OK) { /* of a save nothing is input */
+        return status == STATUS_INPUT ? error_prefix(err, STATUS_IO, "retention") : status;
+    }
     size_t count = list.count;
     while (count > 0 && list.entries[count - 1].step > step) {
         count--; /* not of this run: see the header */
     }
-    enum status status;
     if (count == 0 || list.entries[count - 1].step != step) {
         char shown[SHOWN_PATH_CAPACITY];
         status = error_set(
