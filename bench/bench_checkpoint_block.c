@@ -193,8 +193,8 @@ static void close_block(struct block *block) {
     free(block->durables);
 }
 
-/* A run of the trainer saves its state before the first step, too: what a writer pays once, for memory
- * that nobody has touched yet, is no part of a block. */
+/* A run of the trainer saves its state before the first step, too: what a writer pays once, for
+ * memory that nobody has touched yet, is no part of a block. */
 static enum status begin_saving(struct block *block, struct error *err) {
     enum save_outcome ignored;
     TRY(block->trainee->save(block->trainee, &ignored, err));

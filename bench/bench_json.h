@@ -23,9 +23,9 @@
 extern "C" {
 #endif
 
-/* {"program": "cairn", "version", "revision", "date", "benchmark", "format": 1}. The revision is the
- * commit that was built, with "-dirty" where its files had been changed, or "unknown"; the date is
- * now, in UTC (ISO 8601). */
+/* {"program": "cairn", "version", "revision", "date", "benchmark", "format": 1}. The revision is
+ * the commit that was built, with "-dirty" where its files had been changed, or "unknown"; the date
+ * is now, in UTC (ISO 8601). */
 json_t *bench_json_begin(const char *benchmark);
 
 /* jansson refuses what is not UTF-8, and a path need not be: such a text is escaped as in a message

@@ -1,13 +1,13 @@
 /* bench_report.h - what a benchmark measured: a table on a stream, and the same figures as JSON.
  *
  * Table: what machine it was, facts, then one line per figure with its median, least and most.
- * JSON: {what bench_json_begin has, "machine": {"processor", "cores",
- * "memory_bytes", "system"}, "device": {"name", "description", "kernel_path", "threads"} or null,
- * "options": {name: text}, "repeats", "facts": {name: text or number}, "figures": [{"section",
- * "name", "unit", "median", "min", "max", "samples": [...]}]}, with "median_low" and "median_high"
- * where there are six samples or more (bench_clock_confidence). Of a figure of all repeats together
- * median, min and max are one number, and the samples are the repeats' own. A figure is found by section and
- * name, which are unique together. Texts that are not UTF-8 are escaped (bench_json.h).
+ * JSON: {what bench_json_begin has, "machine": {"processor", "cores", "memory_bytes", "system"},
+ * "device": {"name", "description", "kernel_path", "threads"} or null, "options": {name: text},
+ * "repeats", "facts": {name: text or number}, "figures": [{"section", "name", "unit", "median",
+ * "min", "max", "samples": [...]}]}, with "median_low" and "median_high" where there are six
+ * samples or more (bench_clock_confidence). Of a figure of all repeats together median, min and max
+ * are one number, and the samples are the repeats' own. A figure is found by section and name,
+ * which are unique together. Texts that are not UTF-8 are escaped (bench_json.h).
  *
  * Usage:
  *     struct bench_report *report;

@@ -30,9 +30,11 @@ bool best_model_is_claimed(const struct run_state *state);
 /* The step of the best model at `path`; false when it cannot be read. */
 bool best_model_step(const char *path, uint64_t *step);
 
-/* STATUS_OK when the best model at `path` is the one of which `newest`, the newest checkpoint, knows, or a later one of the same run; also when it knows of none, or is no state of a run at all
- * (a checkpoint of another trainer on libcairn-checkpoint). Otherwise why not, with the path: STATUS_INPUT (missing, unreadable), STATUS_CORRUPT (damaged, older, of another run or of
- * what was trained before the run went back), STATUS_MISFIT, STATUS_MEMORY. */
+/* STATUS_OK when the best model at `path` is the one of which `newest`, the newest checkpoint,
+ * knows, or a later one of the same run; also when it knows of none, or is no state of a run at all
+ * (a checkpoint of another trainer on libcairn-checkpoint). Otherwise why not, with the path:
+ * STATUS_INPUT (missing, unreadable), STATUS_CORRUPT (damaged, older, of another run or of what was
+ * trained before the run went back), STATUS_MISFIT, STATUS_MEMORY. */
 MUST_USE enum status best_model_check(const char *path, const struct checkpoint *newest,
                                       struct error *why);
 

@@ -44,7 +44,7 @@ command -v clang++ >/dev/null || {
 cmake -S "$root" -B "$build" -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ -DCAIRN_FUZZ=ON \
     -DCAIRN_SANITIZE=address,undefined -DCAIRN_CUDA=off -DCMAKE_BUILD_TYPE=Fuzz -DCMAKE_C_FLAGS=-O1 \
     -DCMAKE_CXX_FLAGS=-O1 >/dev/null
-cmake --build "$build" --parallel --target make_seeds "${targets[@]/#/fuzz_}" >/dev/null
+cmake --build "$build" --parallel "$(nproc)" --target make_seeds "${targets[@]/#/fuzz_}" >/dev/null
 "$build/tests/fuzz/make_seeds" "$build/seeds"
 
 # A number from the last status line of libFuzzer: value_of cov LOG
