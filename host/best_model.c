@@ -51,10 +51,13 @@ static enum status check_run(const char *path, const struct checkpoint *best,
     return STATUS_OK;
 }
 
-static enum status check_against(const char *path, const struct checkpoint *best,
-                                 const struct checkpoint *newest,
-                                 const struct run_state *newest_state, struct error *why) {
-    TRY(check_run(path, best, newest, why));
+/* What `newest` knows of a best model, into *state, which the caller frees; false: nothing. */
+static bool read_claim(const struct checkpoint *newest, struct run_state *state) {
+    return run_state_read(state, newest, NULL) == STATUS_OK && best_model_is_claimed(state);
+}
+
+static enum status check_state(const char *path, const struct checkpoint *best,
+                               const struct run_state *newest_state, struct error *why) {
     struct run_state state = {0};
     enum status status = run_state_read(&state, best, why);
     status = status == STATUS_OK ? compare(path, &state, newest_state, why)
@@ -63,17 +66,28 @@ static enum status check_against(const char *path, const struct checkpoint *best
     return status;
 }
 
-enum status best_model_check(const char *path, const struct checkpoint *newest, struct error *why) {
+enum status best_model_compare(const char *path, const struct checkpoint *best,
+                               const struct checkpoint *newest, struct error *why) {
     struct run_state state = {0};
     enum status status = STATUS_OK;
-    struct checkpoint *best = NULL;
-    if (run_state_read(&state, newest, NULL) == STATUS_OK && best_model_is_claimed(&state)) {
-        status = checkpoint_read_file(&file_posix, path, &best, why);
-        if (status == STATUS_OK) {
-            status = check_against(path, best, newest, &state, why);
-        }
+    if (read_claim(newest, &state)) {
+        status = check_run(path, best, newest, why);
+        status = status == STATUS_OK ? check_state(path, best, &state, why) : status;
     }
-    checkpoint_free(best);
     run_state_deinit(&state);
+    return status;
+}
+
+enum status best_model_check(const char *path, const struct checkpoint *newest, struct error *why) {
+    struct run_state state = {0};
+    bool is_claimed = read_claim(newest, &state);
+    run_state_deinit(&state);
+    if (!is_claimed) {
+        return STATUS_OK;
+    }
+    struct checkpoint *best;
+    TRY(checkpoint_read_file(&file_posix, path, &best, why));
+    enum status status = best_model_compare(path, best, newest, why);
+    checkpoint_free(best);
     return status;
 }

@@ -38,6 +38,10 @@ bool best_model_step(const char *path, uint64_t *step);
 MUST_USE enum status best_model_check(const char *path, const struct checkpoint *newest,
                                       struct error *why);
 
+/* The same of one that was read: `path` is for the message. */
+MUST_USE enum status best_model_compare(const char *path, const struct checkpoint *best,
+                                        const struct checkpoint *newest, struct error *why);
+
 #ifdef __cplusplus
 }
 #endif

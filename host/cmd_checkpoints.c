@@ -229,9 +229,9 @@ static enum status list_best(const char *directory, const struct checkpoint *new
           "the path of %s is too long", STORE_BEST_FILE);
     struct file_stat stat;
     struct error why = {0};
-    enum status checked = newest != NULL ? best_model_check(path, newest, &why) : STATUS_OK;
     if (file_posix.stat(file_posix.context, path, &stat) < 0) {
-        if (checked != STATUS_OK) { /* otherwise there need not be one */
+        /* otherwise there need not be one */
+        if (newest != NULL && best_model_check(path, newest, &why) != STATUS_OK) {
             fprintf(stderr, "cairn: the newest checkpoint knows of a best model: %s\n",
                     why.message);
         }
@@ -240,8 +240,10 @@ static enum status list_best(const char *directory, const struct checkpoint *new
     struct row row = {0};
     struct checkpoint *best;
     read_row(path, stat.modified_seconds, &row, &best);
-    if (best != NULL && checked != STATUS_OK) {
-        set_bad(&row, checked, why.message);
+    enum status status =
+        best != NULL && newest != NULL ? best_model_compare(path, best, newest, &why) : STATUS_OK;
+    if (status != STATUS_OK) {
+        set_bad(&row, status, why.message);
     }
     checkpoint_free(best);
     if (row.condition != VANISHED) {

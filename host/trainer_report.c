@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "host/base/stop.h"
+#include "host/best_model.h"
 #include "host/signals.h"
 #include "host/trainer_internal.h"
 
@@ -228,8 +229,7 @@ void trainer_log_end(struct trainer *trainer, const struct trainer_outcome *outc
  * have been found unusable when the run was resumed. */
 static void report_best(struct trainer *trainer) {
     const struct run_state *state = &trainer->state;
-    if (!state->best_has_best || (uint64_t)state->best_epoch >= state->row_count ||
-        state->best_step == 0) {
+    if (!best_model_is_claimed(state) || (uint64_t)state->best_epoch >= state->row_count) {
         return;
     }
     const struct file_table *files = trainer->setup.files;

@@ -104,8 +104,7 @@ static enum status lock_path(const char *directory, char path[FILE_PATH_CAPACITY
 
 static void close_file(const struct file_table *files, int *fd) {
     if (*fd >= 0) {
-        files->close(files->context,
-                     *fd); /* what was written is for people: its result is no matter */
+        files->close(files->context, *fd); /* what was written is for people only */
         *fd = -1;
     }
 }
