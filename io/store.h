@@ -124,7 +124,7 @@ const char *store_directory(const struct store *store);
 /* Is the directory still the one that was opened, and ours? STATUS_OUTPUT when it was deleted,
  * moved or replaced (the kernel lock is then on a file that nobody sees), or taken by another
  * trainer; STATUS_IO when that cannot be found out. A lock file that was deleted alone is made and
- * locked anew. Asked before each file of a save, on the writer's thread; blocking. */
+ * locked anew; where the newest checkpoint is gone with it, the directory is no longer ours. Asked before each file of a save, on the writer's thread; blocking. */
 MUST_USE enum status store_check_owned(struct store *store, struct error *err);
 
 /* The retention must not delete this step until a newer one is committed (the one resumed from). */

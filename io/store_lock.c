@@ -200,15 +200,17 @@ static enum status check_claim(const struct file_table *files, const char *direc
 }
 
 enum status store_lock_check(const struct file_table *files, const char *directory,
-                             struct store_lock *lock, struct error *err) {
+                             struct store_lock *lock, bool *is_new, struct error *err) {
     char path[FILE_PATH_CAPACITY];
     bool same;
+    *is_new = false;
     TRY(lock_path(directory, path, err));
     TRY(check_name(files, lock->fd, path, &same, err));
     if (!same) {
         TRY(check_directory(files, directory, lock, err));
         close_file(files, &lock->fd);
         TRY(take_file(files, directory, lock, NULL, err));
+        *is_new = true;
     }
     return lock->is_held ? STATUS_OK : check_claim(files, directory, lock, path, err);
 }

@@ -31,6 +31,10 @@ struct store {
     /* the thread that commits */
     bool has_protected;
     uint64_t protected_step;
+    bool has_newest; /* `newest` is the checkpoint gone on from, or else the last one committed */
+    uint64_t newest_step;
+    struct file_stat newest;
+    bool is_lost;             /* another run has begun in the directory */
     bool was_empty;           /* no ring when the store was opened */
     double last_preserved;    /* 0: not known yet */
     struct known_time *times; /* by step; when the state file says they were saved */
@@ -214,13 +218,53 @@ const char *store_directory(const struct store *store) {
     return store->directory;
 }
 
+/* ---- is it still ours? ---- */
+
+/* False as well where it cannot be found out. */
+static bool look_at(const struct store *store, uint64_t step, struct file_stat *out) {
+    char name[64], path[FILE_PATH_CAPACITY];
+    store_checkpoint_name(step, name);
+    return file_join_path(path, sizeof path, store->directory, name) &&
+           store->files->stat(store->files->context, path, out) == 0;
+}
+
+static void remember_newest(struct store *store, uint64_t step) {
+    store->newest_step = step;
+    store->has_newest = look_at(store, step, &store->newest);
+}
+
+/* The lock file was gone. Who deletes it alone changes nothing; where the newest checkpoint went
+ * with it the directory was emptied, and what is there now may be another run's, which ours would
+ * mix with and retention delete. */
+static bool is_emptied(const struct store *store) {
+    struct file_stat now;
+    return store->has_newest &&
+           !(look_at(store, store->newest_step, &now) && now.device == store->newest.device &&
+             now.inode == store->newest.inode);
+}
+
 enum status store_check_owned(struct store *store, struct error *err) {
-    return store_lock_check(store->files, store->directory, &store->lock, err);
+    if (!store->is_lost) {
+        bool is_new;
+        TRY(store_lock_check(store->files, store->directory, &store->lock, &is_new, err));
+        store->is_lost = is_new && is_emptied(store);
+        if (store->is_lost) {
+            store_lock_release(store->files, &store->lock);
+        }
+    }
+    char shown[SHOWN_PATH_CAPACITY];
+    CHECK(!store->is_lost, err, STATUS_OUTPUT,
+          "%s was emptied since this trainer's last save (the lock file and the checkpoint of step "
+          "%llu are gone): it may be another run's by now, and nothing is saved there",
+          text_escape(store->directory, strlen(store->directory), shown, sizeof shown),
+          (unsigned long long)store->newest_step);
+    return STATUS_OK;
 }
 
 void store_protect(struct store *store, uint64_t step) {
     store->has_protected = true;
     store->protected_step = step;
+    remember_newest(store, step);
 }
 
 void store_close(struct store *store) {
@@ -471,6 +515,7 @@ enum status store_committed(struct store *store, uint64_t step, struct error *er
         store->has_protected = false;
     }
     forget_time(store, step);
+    remember_newest(store, step);
     struct store_list list;
     enum status status = store_scan(store->files, store->directory, &list, err);
     if (status != STATUS_OK) { /* of a save nothing is input */

@@ -135,6 +135,52 @@ TEST(StoreLock, ALockThatAnotherTookMeanwhileIsTheOthersUntilItEnds) {
     expect_owned(first, STATUS_OK);
 }
 
+// All that was in it is deleted, the lock file as well, and another run begins and ends there: to
+// go on would mix two runs, and retention would delete the other's.
+TEST(StoreLock, ADirectoryThatWasEmptiedIsNotOursForGood) {
+    for (bool committed : {false, true}) {
+        for (bool begun_anew : {false, true}) {
+            MemoryFiles disk;
+            disk.put(checkpoint_path(10), "of ours");
+            Store first = open_store(disk.table(), 1);
+            store_protect(first.get(), 10); // resumed from
+            if (committed) {
+                commit_at(disk, first, 20, 1.7e9);
+            }
+            for (uint64_t step : {10, 20}) {
+                disk.remove(checkpoint_path(step));
+            }
+            expect_owned(first, STATUS_OK); // the lock keeps others out
+            disk.remove(kLock);
+            if (begun_anew) {
+                Store second = open_at(disk.table(), kRun, STATUS_OK);
+                for (uint64_t step : {10, 20}) {
+                    commit_at(disk, second, step, 1.8e9);
+                }
+                expect_owned(first, STATUS_OUTPUT, "another trainer");
+            }
+            const std::vector<uint64_t> left = ring_steps(disk);
+            for (int again = 0; again < 2; again++) {
+                expect_owned(first, STATUS_OUTPUT, "was emptied since");
+            }
+            Store third = open_at(disk.table(), kRun, STATUS_OK);
+            expect_owned(third, STATUS_OK);
+            expect_owned(first, STATUS_OUTPUT, "was emptied since");
+            EXPECT_EQ(ring_steps(disk), left);
+        }
+    }
+}
+
+TEST(StoreLock, WithItsNewestCheckpointTheDirectoryIsOursStill) {
+    MemoryFiles disk;
+    Store store = open_store(disk.table(), 5);
+    commit_at(disk, store, 10, 1.7e9);
+    commit_at(disk, store, 20, 1.7e9);
+    disk.remove(checkpoint_path(10));
+    disk.remove(kLock);
+    expect_owned(store, STATUS_OK);
+}
+
 TEST(StoreLock, WhatCannotBeLookedAtIsAnError) {
     MemoryFiles disk;
     FaultyFiles files(disk.table());
