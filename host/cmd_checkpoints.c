@@ -110,10 +110,14 @@ static void read_row(const char *path, double modified_seconds, struct row *row,
 /* A row of the ring: the file must be of the step that its name says. */
 static void read_ring_row(const char *path, const struct store_entry *entry, struct row *row,
                           struct checkpoint **out) {
+    struct error reason = {0};
     row->has_step = true; /* the name tells it even of a damaged file */
     row->step = (int64_t)entry->step;
     read_row(path, entry->modified_seconds, row, out);
-    struct error reason = {0};
+    if (row->condition == VANISHED && entry->is_broken_link) {
+        error_set(&reason, STATUS_INPUT, "%s: a link to a file that is not there", path);
+        set_bad(row, STATUS_INPUT, reason.message);
+    }
     if (*out != NULL && store_check_step(*out, entry->step, &reason) != STATUS_OK) {
         checkpoint_free(*out);
         *out = NULL;
@@ -208,16 +212,40 @@ static void print_ring(const struct store_list *list, const struct row *rows, st
     }
 }
 
-static enum status list_ring(const char *directory, const struct store_list *list,
-                             struct tally *tally, struct checkpoint **newest, struct error *err) {
+static bool all_vanished(const struct row *rows, size_t count) {
+    size_t vanished = 0;
+    while (vanished < count && rows[vanished].condition == VANISHED) {
+        vanished++;
+    }
+    return count > 0 && vanished == count;
+}
+
+/* *again: nothing that was listed is there any more, so that a trainer has saved newer ones. */
+static enum status list_files(const char *directory, const struct store_list *list,
+                              struct tally *tally, struct checkpoint **newest, bool *again,
+                              struct error *err) {
     struct row *rows = calloc(list->count + 1, sizeof *rows);
     CHECK(rows != NULL, err, STATUS_MEMORY, "no memory for a list of %zu checkpoints", list->count);
     enum status status = read_ring(directory, list, rows, newest, err);
-    if (status == STATUS_OK) {
+    *again = status == STATUS_OK && all_vanished(rows, list->count);
+    if (status == STATUS_OK && !*again) {
         print_ring(list, rows, tally);
     }
     free(rows);
     return status;
+}
+
+static enum status list_ring(const char *directory, struct tally *tally, struct checkpoint **newest,
+                             struct error *err) {
+    bool again = true;
+    while (again) {
+        struct store_list list;
+        TRY(store_scan(&file_posix, directory, &list, err));
+        enum status status = list_files(directory, &list, tally, newest, &again, err);
+        store_list_free(&list);
+        TRY(status);
+    }
+    return STATUS_OK;
 }
 
 /* The best model must be the one that the newest checkpoint knows. One that is not here is only
@@ -269,12 +297,9 @@ static enum status verdict(const struct options *options, const struct tally *ta
 enum status cmd_checkpoints(const struct options *options, int *exit_code, struct error *err) {
     (void)exit_code;
     CHECK(options->model_dir[0] != '\0', err, STATUS_USAGE, "checkpoints needs --model-dir DIR");
-    struct store_list list;
     struct tally tally = {0};
     struct checkpoint *newest = NULL;
-    TRY(store_scan(&file_posix, options->model_dir, &list, err));
-    enum status status = list_ring(options->model_dir, &list, &tally, &newest, err);
-    store_list_free(&list);
+    enum status status = list_ring(options->model_dir, &tally, &newest, err);
     if (status == STATUS_OK) {
         status = list_best(options->model_dir, newest, &tally, err);
     }

@@ -45,7 +45,7 @@ static enum status check_version(const struct safetensors_header *header, bool r
     char known[16], shown[64];
     snprintf(known, sizeof known, "%d", CHECKPOINT_FORMAT_VERSION);
     if (version != NULL && strcmp(version, known) != 0) {
-        return error_set(err, STATUS_CORRUPT,
+        return error_set(err, STATUS_DATA,
                          "the checkpoint has format version '%s', this program reads version %s: "
                          "use the version of Cairn that wrote it, or a newer one",
                          text_escape(version, strlen(version), shown, sizeof shown), known);

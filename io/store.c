@@ -89,23 +89,45 @@ static enum status scan_error(const char *what, const char *path, int negative_e
                      file_errno_text(negative_errno, reason, sizeof reason));
 }
 
-/* Size and time of each entry; what vanished since the listing, or is no file, leaves the list. */
+static int find_name(void *name, const char *listed) {
+    return strcmp(name, listed) == 0;
+}
+
+/* Size and time of one entry; *keep: it stays in the list. 0 or a negative errno. What is not there
+ * has vanished since the listing, or is a link to a file that is not there: its name still is. */
+static int stat_entry(const struct file_table *files, const char *directory, const char *path,
+                      struct store_entry *entry, bool *keep) {
+    struct file_stat st = {0};
+    int result = files->stat(files->context, path, &st);
+    if (result == -ENOENT) {
+        int listed = files->list(files->context, directory, find_name, entry->name);
+        if (listed <= 0) {
+            return listed == -ENOENT ? 0 : listed;
+        }
+        result = files->stat(files->context, path, &st); /* it may just have been made again */
+        entry->is_broken_link = result == -ENOENT;
+    }
+    *keep = entry->is_broken_link || (result == 0 && st.is_regular);
+    entry->bytes = st.bytes;
+    entry->modified_seconds = st.modified_seconds;
+    return entry->is_broken_link ? 0 : result;
+}
+
+/* What vanished since the listing, or is no file, leaves the list. */
 static enum status stat_entries(const struct file_table *files, const char *directory,
                                 struct store_list *list, struct error *err) {
     char path[FILE_PATH_CAPACITY];
     size_t kept = 0;
     for (size_t i = 0; i < list->count; i++) {
         struct store_entry entry = list->entries[i];
-        struct file_stat st = {0};
+        bool keep = false;
         int result = file_join_path(path, sizeof path, directory, entry.name)
-                         ? files->stat(files->context, path, &st)
+                         ? stat_entry(files, directory, path, &entry, &keep)
                          : -ENAMETOOLONG;
-        if (result < 0 && result != -ENOENT) {
+        if (result < 0) {
             return scan_error("look at", path, result, err);
         }
-        if (result == 0 && st.is_regular) {
-            entry.bytes = st.bytes;
-            entry.modified_seconds = st.modified_seconds;
+        if (keep) {
             list->entries[kept++] = entry;
         }
     }
@@ -185,17 +207,33 @@ static enum status pass_over(struct search *search, const struct store_entry *en
     return STATUS_OK;
 }
 
-/* A file could not be had. *again: it has vanished. It may be whole, and to go on from an older one
- * would bury it: that is an error. */
-static enum status check_unread(const struct search *search, const struct error *reason,
-                                bool *again, struct error *err) {
+/* What may be whole is not passed over: to go on from an older one would bury it. */
+static enum status check_unread(const struct search *search, const struct store_entry *entry,
+                                const struct error *reason, bool *again, struct error *err) {
     struct file_stat st;
     int result = search->files->stat(search->files->context, search->path, &st);
-    *again = result == -ENOENT;
+    *again = result == -ENOENT && !entry->is_broken_link;
+    CHECK(result != -ENOENT || *again, err, STATUS_INPUT,
+          "%s: a link to a file that is not there (a disk that is not mounted, data that are not "
+          "fetched?), and which may be whole. Bring it back, or move the link away to go on from "
+          "an older one",
+          search->path);
     CHECK(result != 0 || !st.is_regular, err, STATUS_INPUT,
           "%s: it may be whole. Make it readable, or move it away to go on from an older one",
           reason->message);
     return STATUS_OK;
+}
+
+/* Is the file damaged, so that an older one may be taken? *again: it has vanished. */
+static enum status check_damaged(const struct search *search, const struct store_entry *entry,
+                                 const struct error *reason, bool *again, struct error *err) {
+    if (reason->status == STATUS_INPUT) {
+        return check_unread(search, entry, reason, again, err);
+    }
+    CHECK(reason->status != STATUS_DATA, err, STATUS_DATA,
+          "%s; or move it away to go on from an older one", reason->message);
+    return reason->status == STATUS_MEMORY ? error_set(err, STATUS_MEMORY, "%s", reason->message)
+                                           : STATUS_OK;
 }
 
 enum status store_check_step(const struct checkpoint *checkpoint, uint64_t step,
@@ -230,15 +268,9 @@ static enum status try_entries(struct search *search, const struct store_list *l
             file_join_path(search->path, FILE_PATH_CAPACITY, search->directory, entry->name);
         CHECK(fits, err, STATUS_INPUT, "the path of the model directory is too long");
         struct error reason = {0};
-        enum status status = read_entry(search, entry, &reason);
-        if (status == STATUS_MEMORY) {
-            return error_set(err, status, "%s", reason.message);
-        }
-        if (status != STATUS_OK) {
+        if (read_entry(search, entry, &reason) != STATUS_OK) {
             search->found = NULL;
-            if (status == STATUS_INPUT) {
-                TRY(check_unread(search, &reason, again, err));
-            }
+            TRY(check_damaged(search, entry, &reason, again, err));
             if (!*again) {
                 TRY(pass_over(search, entry, &reason, err));
             }

@@ -40,7 +40,8 @@ struct store_entry {
     uint64_t step;
     uint64_t bytes;
     double modified_seconds;
-    char name[64]; /* file name without directory */
+    bool is_broken_link; /* to a file that is not there now; bytes and time are 0 */
+    char name[64];       /* file name without directory */
 };
 
 struct store_list {
@@ -63,8 +64,9 @@ void store_list_free(struct store_list *list);
 typedef void (*store_damage_callback)(void *context, const char *path, const char *reason);
 
 /* Load the newest checkpoint that verifies, trying older ones when one is damaged (the callback
- * hears of each; a file that vanished meanwhile is not damage: the directory is scanned again; one
- * that may not be opened is STATUS_INPUT).
+ * hears of each; a file that vanished meanwhile is not damage: the directory is scanned again). One
+ * that may be whole is not passed over: STATUS_INPUT for one that may not be opened or is a link to
+ * what is not there, STATUS_DATA for one of a format version that is not known.
  * *out is NULL with STATUS_OK when the directory has none at all. STATUS_CORRUPT when there are
  * some and none verifies, saying how many and what to do. `path_out` holds FILE_PATH_CAPACITY
  * bytes. */

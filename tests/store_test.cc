@@ -121,12 +121,49 @@ TEST(StoreScan, OfAMissingDirectoryIsEmptyAndOfAFileAnError) {
     EXPECT_NE(strstr(err.message, "/file"), nullptr) << err.message;
 }
 
-TEST(StoreScan, SkipsADanglingLinkAndReadsAGoodOne) {
+TEST(StoreScan, ALinkIsACheckpointAlsoWhereItsFileIsNotThereNow) {
     TemporaryDirectory dir;
     write_file(dir.file("elsewhere"), "x");
     std::filesystem::create_symlink(dir.file("elsewhere"), dir.file(checkpoint_name(1)));
     std::filesystem::create_symlink(dir.file("nothing"), dir.file(checkpoint_name(2)));
-    EXPECT_EQ(scanned(&file_posix, dir.path()), std::vector<uint64_t>{1});
+    struct store_list list;
+    struct error err;
+    ASSERT_EQ(store_scan(&file_posix, dir.path().c_str(), &list, &err), STATUS_OK) << err.message;
+    ASSERT_EQ(list.count, 2u);
+    EXPECT_FALSE(list.entries[0].is_broken_link);
+    EXPECT_EQ(list.entries[0].bytes, 1u);
+    EXPECT_TRUE(list.entries[1].is_broken_link);
+    EXPECT_EQ(list.entries[1].step, 2u);
+    store_list_free(&list);
+}
+
+// A trainer deletes, or saves anew, what was listed and is about to be looked at.
+TEST(StoreScan, WhatVanishesMeanwhileIsNoLink) {
+    for (bool made_again : {false, true}) {
+        MemoryFiles disk;
+        disk.put(checkpoint_path(1), "x");
+        disk.put(checkpoint_path(2), "x");
+        FaultyFiles files(disk.table());
+        bool looked = false;
+        files.fail_where(
+            [&](FileCall call, const std::string &path, bool) {
+                bool first = call == FileCall::Stat && path == checkpoint_path(2) && !looked;
+                looked = looked || first;
+                if (first && !made_again) {
+                    disk.remove(path);
+                }
+                return first;
+            },
+            ENOENT);
+        struct store_list list;
+        struct error err;
+        ASSERT_EQ(store_scan(files.table(), kRun.c_str(), &list, &err), STATUS_OK) << err.message;
+        EXPECT_EQ(list.count, made_again ? 2u : 1u);
+        for (size_t i = 0; i < list.count; i++) {
+            EXPECT_FALSE(list.entries[i].is_broken_link) << i;
+        }
+        store_list_free(&list);
+    }
 }
 
 TEST(StoreScan, ReportsEveryCallThatFails) {
@@ -159,7 +196,7 @@ struct Loaded {
     std::vector<std::string> damage;
 };
 
-Loaded load(const struct file_table *files) {
+Loaded load(const struct file_table *files, const std::string &directory = kRun) {
     Loaded out;
     struct error err = {};
     struct checkpoint *checkpoint = nullptr;
@@ -167,7 +204,8 @@ Loaded load(const struct file_table *files) {
     auto on_damage = [](void *context, const char *where, const char *reason) {
         static_cast<Loaded *>(context)->damage.push_back(std::string(where) + " | " + reason);
     };
-    out.status = store_load_newest(files, kRun.c_str(), on_damage, &out, &checkpoint, path, &err);
+    out.status =
+        store_load_newest(files, directory.c_str(), on_damage, &out, &checkpoint, path, &err);
     out.message = err.message;
     out.path = path;
     if (checkpoint != nullptr) {
@@ -268,6 +306,39 @@ TEST(StoreLoad, AFileThatCannotBeHadNowIsNoDamage) {
             EXPECT_NE(got.message.find(said), std::string::npos) << said << ": " << got.message;
         }
     }
+}
+
+// A disk that is not mounted, data that were not fetched: what is behind the link may be whole.
+TEST(StoreLoad, ALinkToWhatIsNotThereNowIsNoDamage) {
+    TemporaryDirectory dir;
+    write_file(dir.file(checkpoint_name(1)), valid_checkpoint(1));
+    std::filesystem::create_symlink(dir.file("disk/two"), dir.file(checkpoint_name(2)));
+    Loaded got = load(&file_posix, dir.path());
+    EXPECT_EQ(got.status, STATUS_INPUT);
+    for (const char *said :
+         {"model.ckpt-2", "a link to a file that is not there", "move the link"}) {
+        EXPECT_NE(got.message.find(said), std::string::npos) << said << ": " << got.message;
+    }
+    EXPECT_TRUE(got.damage.empty());
+    std::filesystem::create_directory(dir.file("disk"));
+    write_file(dir.file("disk/two"), valid_checkpoint(2));
+    EXPECT_EQ(load(&file_posix, dir.path()).value, 2);
+}
+
+// An older program must not write over what a newer one saved.
+TEST(StoreLoad, AnotherVersionIsNoDamage) {
+    MemoryFiles disk;
+    disk.put(checkpoint_path(1), valid_checkpoint(1));
+    disk.put(checkpoint_path(2),
+             assemble(safetensors_header("{\"__metadata__\":{\"format_version\":\"2\"}}"), ""));
+    Loaded got = load(disk.table());
+    EXPECT_EQ(got.status, STATUS_DATA);
+    for (const char *said : {"model.ckpt-2", "format version '2'", "move it away"}) {
+        EXPECT_NE(got.message.find(said), std::string::npos) << said << ": " << got.message;
+    }
+    EXPECT_TRUE(got.damage.empty());
+    disk.put(checkpoint_path(3), valid_checkpoint(3)); // an older one may be what it likes
+    EXPECT_EQ(load(disk.table()).value, 3);
 }
 
 // A trainer publishes 3 and deletes 2 while an evaluator, which saw 1 and 2, is about to open 2.

@@ -62,7 +62,7 @@
  * VERSIONS: until 1.0 a new minor version may break programs (the shared library's name has it).
  * Otherwise cairn_checkpoint_options (by its `size`), _event and _totals can grow at the end;
  * cairn_error and cairn_tensor, which lie in the program, cannot. Newer libraries read older files;
- * a file of a version that a library does not know is passed over like a damaged one.
+ * a newest file of a version that a library does not know is refused (CAIRN_ERROR_CORRUPT).
  *
  * PLATFORMS: Linux on little-endian processors; tested on x86-64.
  *
