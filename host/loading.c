@@ -414,10 +414,11 @@ static bool takes_untrained(enum command command) {
     return command == COMMAND_EVALUATE || command == COMMAND_PREDICT;
 }
 
-/* A checkpoint that is there and cannot be read is not one that is missing. */
+/* A checkpoint that is there and cannot be read is not one that is missing; nor is one in a
+ * directory that cannot be listed, which has no path. */
 static bool is_absent(const char *path) {
     struct file_stat info;
-    int result = file_posix.stat(file_posix.context, path, &info);
+    int result = path[0] == '\0' ? 0 : file_posix.stat(file_posix.context, path, &info);
     return result == -ENOENT || result == -ENOTDIR;
 }
 

@@ -56,6 +56,20 @@ static enum status offer_best(const char *directory, struct error *err) {
                            text_escape(path, strlen(path), shown, sizeof shown));
 }
 
+/* Somebody who takes a going-back back is between two moves, maybe. */
+static void warn_of_superseded(const char *directory) {
+    char path[FILE_PATH_CAPACITY];
+    size_t count = 0;
+    if (file_join_path(path, sizeof path, directory, STORE_SUPERSEDED_DIRECTORY) &&
+        count_checkpoints(path, &count, NULL) == STATUS_OK && count > 0) {
+        fprintf(
+            stderr,
+            "Warning: %s holds no checkpoint, but its " STORE_SUPERSEDED_DIRECTORY
+            "/ holds %zu: this is a new run. To go on from those, stop it and move them into %s\n",
+            directory, count, directory);
+    }
+}
+
 static enum status load_newest(struct store *store, struct resume *out, struct error *err) {
     const char *directory = store_directory(store);
     enum status status = store_load_newest(&file_posix, directory, loading_name_damage, NULL,
@@ -64,32 +78,42 @@ static enum status load_newest(struct store *store, struct resume *out, struct e
         return status == STATUS_CORRUPT ? offer_best(directory, err) : status;
     }
     out->in_ring = out->checkpoint != NULL;
-    return out->in_ring ? STATUS_OK : load_best_alone(directory, out, err);
+    status = out->in_ring ? STATUS_OK : load_best_alone(directory, out, err);
+    if (status == STATUS_OK && out->checkpoint == NULL) {
+        warn_of_superseded(directory);
+    }
+    return status;
 }
 
 /* The file that --resume names, if it lies in the directory: by its path, by its bare name, or
- * behind a symbolic link. False when it is from elsewhere. */
-static bool own_file(const char *asked, const char *directory, char path[FILE_PATH_CAPACITY]) {
-    char real[PATH_MAX];
+ * behind a symbolic link; *own is false when it is from elsewhere. One that is not there, but could
+ * only lie here, is an error: to go on from the newest would delete, sooner or later, what was to
+ * be gone back to. */
+static enum status find_own(const char *asked, const char *directory, char path[FILE_PATH_CAPACITY],
+                            bool *own, struct error *err) {
+    char real[PATH_MAX], shown[400], shown_directory[400];
     struct file_stat info;
     if (realpath(asked, real) != NULL) {
         snprintf(path, FILE_PATH_CAPACITY, "%s", real);
-        return loading_lies_in(real, directory);
+        *own = loading_lies_in(real, directory);
+        return STATUS_OK;
     }
-    return strchr(asked, '/') == NULL &&
-           file_join_path(path, FILE_PATH_CAPACITY, directory, asked) &&
+    bool is_bare = strchr(asked, '/') == NULL;
+    *own = is_bare && file_join_path(path, FILE_PATH_CAPACITY, directory, asked) &&
            file_posix.stat(file_posix.context, path, &info) >= 0;
+    CHECK(*own || !(is_bare || loading_lies_in(asked, directory)), err, STATUS_INPUT,
+          "--resume %s: there is no such file; `cairn checkpoints --model-dir %s` lists those that "
+          "can be gone back to",
+          text_escape(asked, strlen(asked), shown, sizeof shown),
+          text_escape(directory, strlen(directory), shown_directory, sizeof shown_directory));
+    return STATUS_OK;
 }
 
-/* A file of this directory: go back to it. Newer ones are moved away by the trainer, once it can
- * start from here. */
-static enum status load_own_file(const char *path, struct resume *out, struct error *err) {
-    TRY(load_file(path, out, err));
-    uint64_t step;
+static bool has_name_of_ring(const char *path, int64_t step) {
+    uint64_t named;
     char parent[FILE_PATH_CAPACITY];
-    out->in_ring = store_parse_name(file_split_path(path, parent, sizeof parent), &step);
-    out->supersede = true;
-    return STATUS_OK;
+    return store_parse_name(file_split_path(path, parent, sizeof parent), &named) && step >= 0 &&
+           named == (uint64_t)step;
 }
 
 /* Nothing reads the best model while a run goes on: unless it is looked at here, a damage shows
@@ -137,6 +161,7 @@ enum status resume_find(const struct options *options, struct store *store, stru
     const char *directory = store_directory(store);
     size_t count;
     char path[FILE_PATH_CAPACITY];
+    bool own = false;
     TRY(count_checkpoints(directory, &count, err));
     count += best_path(directory, path);
     if (strcmp(options->resume, "never") == 0) {
@@ -147,10 +172,16 @@ enum status resume_find(const struct options *options, struct store *store, stru
             directory, count);
         return STATUS_OK;
     }
-    if (strcmp(options->resume, "auto") == 0) {
+    bool newest = strcmp(options->resume, "auto") == 0;
+    if (!newest) {
+        TRY(find_own(options->resume, directory, path, &own, err));
+    }
+    if (newest) {
         TRY(load_newest(store, out, err));
-    } else if (own_file(options->resume, directory, path)) {
-        TRY(load_own_file(path, out, err));
+    } else if (own) {
+        /* Newer ones are moved away by the trainer, once it can start from here. */
+        TRY(load_file(path, out, err));
+        out->supersede = true;
     } else if (count > 0) {
         fprintf(stderr, "%s holds checkpoints of its own: going on from the newest, not from %s\n",
                 directory, options->resume);
@@ -164,6 +195,7 @@ enum status resume_find(const struct options *options, struct store *store, stru
             return error_prefix(err, status, "%s", out->path);
         }
         if (out->supersede) {
+            out->in_ring = has_name_of_ring(path, out->state.step);
             check_best_of_going_back(directory, out);
         } else if (out->in_ring) {
             check_best(directory, out);

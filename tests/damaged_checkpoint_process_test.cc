@@ -165,3 +165,90 @@ TEST_F(Damaged, GoingBackThatIsRefusedMovesNoCheckpoint) {
     EXPECT_EXIT_CODE(train(back), 0);
     EXPECT_EQ(checkpoint_steps(superseded), (std::vector<uint64_t>{12, 16}));
 }
+
+// To go on from the newest would delete, sooner or later, what was to be gone back to.
+TEST_F(Damaged, GoingBackToAFileThatIsNotThereIsRefused) {
+    const auto before = ring();
+    const std::vector<std::string> missing = {checkpoint_path(model(), 10), base(10),
+                                              "model.ckpt-8", "best"};
+    for (const std::string &file : missing) {
+        Outcome outcome = train({"--epochs", "3", "--resume", file});
+        EXPECT_EXIT_CODE(outcome, 66);
+        EXPECT_SAYS(outcome, file);
+        EXPECT_SAYS(outcome, "cairn checkpoints --model-dir");
+        EXPECT_EQ(ring(), before);
+    }
+    // One from elsewhere is what a requeued run began with: it need not be there any more.
+    Outcome outcome = train({"--resume", dir_.file("gone/model.ckpt-8.safetensors.zst")});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, "going on from the newest");
+}
+
+// Named after another step it is not the ring's: it is saved under its own before the others move.
+TEST_F(Damaged, GoingBackToAFileUnderAnothersNameLosesNothing) {
+    const std::string own = checkpoint_path(model(), 8), renamed = checkpoint_path(model(), 10);
+    const std::string bytes = read_file(own);
+    std::filesystem::rename(own, renamed);
+    std::filesystem::remove(checkpoint_path(model(), 0));
+    Outcome outcome = train({"--max-steps", "9", "--resume", renamed});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_EQ(checkpoint_steps(model()), (std::vector<uint64_t>{4, 8, 9}));
+    EXPECT_EQ(checkpoint_steps(model() + "/superseded"), (std::vector<uint64_t>{10, 12, 16}));
+    EXPECT_EQ(read_file(model() + "/superseded/" + base(10)), bytes);
+}
+
+// Between the two moves of taking a going-back back nothing is left to go on from.
+TEST_F(Damaged, AFreshStartBesideSupersededOnesIsNotSilent) {
+    std::filesystem::create_directory(model() + "/superseded");
+    for (const auto &file : ring()) {
+        std::filesystem::rename(model() + "/" + file.first, model() + "/superseded/" + file.first);
+    }
+    std::filesystem::remove(model() + "/best.safetensors.zst");
+    Outcome outcome = train({"--max-steps", "2"});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, "superseded/ holds 5: this is a new run");
+    for (uint64_t step : {4, 8, 12, 16}) {
+        std::filesystem::rename(model() + "/superseded/" + base(step),
+                                checkpoint_path(model(), step));
+    }
+    outcome = train({"--epochs", "3"});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, base(16));
+    EXPECT_FALSE(contains(outcome.err, "this is a new run")) << outcome.err;
+}
+
+// What is in it is not known: no random weights in its place.
+TEST_F(Damaged, ADirectoryThatCannotBeListedIsNotAnEmptyOne) {
+    const std::string loop = dir_.file("loop");
+    std::filesystem::create_symlink("loop", loop);
+    Outcome outcome = run_cairn({"evaluate", "--data", dir_.file("validation.jsonl"), "--model-dir",
+                                 loop, "--allow-untrained"});
+    EXPECT_EXIT_CODE(outcome, 66);
+    EXPECT_SAYS(outcome, "cannot list the model directory");
+}
+
+TEST_F(Damaged, LinksToWhatIsNotThereNowAreNoFreshStart) {
+    const std::string elsewhere = dir_.file("disk");
+    std::filesystem::create_directory(elsewhere);
+    for (uint64_t step : {0, 4, 8, 12, 16}) {
+        const std::string path = checkpoint_path(model(), step);
+        std::filesystem::rename(path, elsewhere + "/" + base(step));
+        std::filesystem::create_symlink(elsewhere + "/" + base(step), path);
+    }
+    EXPECT_EXIT_CODE(evaluate(), 0);
+    std::filesystem::rename(elsewhere, dir_.file("away"));
+    const auto logs = log_files(model());
+    Outcome outcome = train();
+    EXPECT_EXIT_CODE(outcome, 66);
+    EXPECT_SAYS(outcome, base(16) + ": a link to a file that is not there");
+    EXPECT_EQ(log_files(model()), logs);
+    EXPECT_EXIT_CODE(train({"--resume", "never"}), 73);
+    EXPECT_EXIT_CODE(evaluate(), 66);
+    outcome = run_cairn({"checkpoints", "--model-dir", model()});
+    EXPECT_EXIT_CODE(outcome, 66);
+    EXPECT_SAYS(outcome, base(16) + ": a link to a file that is not there");
+    EXPECT_TRUE(contains(outcome.out, "unreadable")) << outcome.out;
+    std::filesystem::rename(dir_.file("away"), elsewhere);
+    EXPECT_EXIT_CODE(train({"--epochs", "3"}), 0);
+    EXPECT_EQ(checkpoint_steps(model()).back(), 24u);
+}
