@@ -266,7 +266,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (decoded.status != STATUS_OK) {
         struct error err = {};
         snprintf(err.message, sizeof err.message, "%s", decoded.message.c_str());
-        fuzz_check_refusal(decoded.status, err, {STATUS_CORRUPT, STATUS_MEMORY});
+        fuzz_check_refusal(decoded.status, err, {STATUS_CORRUPT, STATUS_DATA, STATUS_MEMORY});
+        // What is damaged must not pass for another version's: that is refused, not passed over.
+        FUZZ_CHECK((decoded.status == STATUS_DATA) ==
+                   (decoded.message.find("has format version '") != std::string::npos));
         return 0;
     }
     check_tensors(*decoded.checkpoint);
