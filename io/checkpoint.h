@@ -113,7 +113,7 @@ struct checkpoint {
  * overlap, rank at most 4, known dtypes, unique names, sizes without overflow), the format version,
  * every tensor's digest. An unaligned tensor is moved to aligned memory. Allocates what the header
  * asks for, at most CHECKPOINT_CONTENT_BYTES_MAX and never more than the file can account for
- * (ratio limit of zstd). STATUS_CORRUPT with the reason (and where), STATUS_DATA for a whole
+ * (ratio limit of zstd). STATUS_CORRUPT with the reason (and where), STATUS_DATA for a file
  * file of another format version, STATUS_MEMORY. The caller
  * frees *out. */
 MUST_USE enum status checkpoint_decode(const void *bytes, size_t size, struct checkpoint **out,
