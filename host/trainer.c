@@ -378,6 +378,18 @@ static enum status secure_start(struct trainer *trainer, struct error *err) {
     return store_supersede_newer(store, (uint64_t)trainer->state.step, err);
 }
 
+static enum status judge_saves(const struct trainer *trainer, const struct trainer_outcome *outcome,
+                               struct error *err) {
+    unsigned long long failures = trainer->save_failures;
+    CHECK(failures == 0 || !trainer->directory_lost, err, STATUS_IO,
+          "%llu save(s) failed (see above); the last state is not saved", failures);
+    CHECK(failures == 0, err, STATUS_IO,
+          "%llu save(s) failed (see above); the checkpoints saved before are kept, the last state "
+          "is %samong them",
+          failures, outcome->final_save_failed ? "not " : "");
+    return STATUS_OK;
+}
+
 enum status trainer_run(struct trainer *trainer, struct trainer_outcome *outcome,
                         struct error *err) {
     memset(outcome, 0, sizeof *outcome);
@@ -407,10 +419,5 @@ enum status trainer_run(struct trainer *trainer, struct trainer_outcome *outcome
     CHECK(outcome->end != TRAINER_END_NONFINITE, err, STATUS_NONFINITE,
           "the training state became non-finite: it was not saved; the checkpoints saved before "
           "are kept. A smaller --learning-rate or a --clip-norm may help");
-    const char *kept = trainer->directory_lost ? "" : "; the checkpoints saved before are kept";
-    const char *last = trainer->directory_lost ? "; the last state is not saved"
-                                               : ", the last state is not among them";
-    CHECK(trainer->save_failures == 0, err, STATUS_IO, "%llu save(s) failed (see above)%s%s",
-          (unsigned long long)trainer->save_failures, kept, outcome->final_save_failed ? last : "");
-    return STATUS_OK;
+    return judge_saves(trainer, outcome, err);
 }

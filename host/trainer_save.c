@@ -205,6 +205,20 @@ static void settle_best_save(struct trainer *trainer, const struct save_result *
     }
 }
 
+/* A checkpoint that is durable is saved, whatever failed behind it; the last save is not repeated
+ * for that. */
+static bool is_durable(const struct save_result *result) {
+    return result->targets_published == result->target_count;
+}
+
+static void warn_of_failure(struct trainer *trainer, const struct save_result *result) {
+    const char *what = is_durable(result) ? "is durable, but the state file or the deletion of old "
+                                            "checkpoints failed"
+                                          : "not saved";
+    progress_warning(trainer->setup.progress, "checkpoint of step %" PRIu64 " %s: %s", result->step,
+                     what, result->message);
+}
+
 void trainer_collect_saves(struct trainer *trainer) {
     struct save_result result;
     while (writer_poll(trainer->writer, &result)) {
@@ -217,15 +231,15 @@ void trainer_collect_saves(struct trainer *trainer) {
             trainer_log_save(trainer, &result);
             continue;
         }
-        /* Whatever was accepted is not there: the last save tries again. */
-        trainer->ring_version = 0;
+        if (!is_durable(&result)) {
+            trainer->ring_version = 0; /* the last save tries again */
+        }
         if (result.status == STATUS_NONFINITE) {
             trainer->save_nonfinite = true;
         } else {
             trainer->save_failures++;
         }
-        progress_warning(trainer->setup.progress, "checkpoint of step %" PRIu64 " not saved: %s",
-                         result.step, result.message);
+        warn_of_failure(trainer, &result);
         trainer_log_save(trainer, &result);
     }
 }

@@ -1,6 +1,7 @@
 /* writer_targets.c - encode a snapshot and publish it under each of its names. */
 #include "io/writer_targets.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -95,6 +96,11 @@ static enum status publish_tensors(struct writer_targets *targets, const char *p
     return status;
 }
 
+static bool is_gone(const struct writer_targets *targets, const char *path) {
+    struct file_stat info;
+    return targets->files->stat(targets->files->context, path, &info) == -ENOENT;
+}
+
 static enum status write_target(struct writer_targets *targets, const struct snapshot_slot *slot,
                                 uint64_t step, const struct save_target *target,
                                 struct encode_job job, struct save_result *result,
@@ -114,6 +120,9 @@ static enum status write_target(struct writer_targets *targets, const struct sna
     double before = clock_monotonic_seconds();
     enum status status = store_committed(targets->store, step, err);
     result->retain_seconds += clock_monotonic_seconds() - before;
+    if (status != STATUS_OK && is_gone(targets, target->path)) {
+        result->targets_published--; /* somebody else deleted it at once */
+    }
     return status;
 }
 

@@ -142,6 +142,43 @@ TEST(WriterFailure, ADiskThatIsFullAtAnyByteOfASaveKeepsWhatWasThere) {
     EXPECT_EQ(run.totals().failed, unpublished + published);
 }
 
+// How far a save came: its files, or its files without what follows them.
+TEST(WriterFailure, AFileThatSomebodyDeletesAtOnceIsNotPublished) {
+    SmallRun run;
+    run.save_step(1);
+    ASSERT_EQ(run.drain()[0].targets_published, 1u);
+    run.files.fail_where(
+        [&](FileCall call, const std::string &, bool) {
+            if (call == FileCall::List) { // behind the rename
+                run.disk.remove(run.path(ring_name(2)));
+            }
+            return false;
+        },
+        EIO);
+    run.save_step(2);
+    std::vector<struct save_result> results = run.drain();
+    ASSERT_EQ(results.size(), 1u);
+    EXPECT_EQ(results[0].status, STATUS_IO);
+    EXPECT_NE(strstr(results[0].message, "vanished"), nullptr) << results[0].message;
+    EXPECT_EQ(results[0].target_count, 1u);
+    EXPECT_EQ(results[0].targets_published, 0u);
+
+    run.files.heal();
+    run.files.fail_where(
+        [](FileCall call, const std::string &path, bool) {
+            return call == FileCall::Rename && path.find("checkpoint.") != std::string::npos;
+        },
+        EIO);
+    run.save_step(3);
+    results = run.drain();
+    ASSERT_EQ(results.size(), 1u);
+    EXPECT_EQ(results[0].status, STATUS_IO);
+    EXPECT_NE(strstr(results[0].message, "EIO"), nullptr) << results[0].message;
+    EXPECT_EQ(results[0].target_count, 1u);
+    EXPECT_EQ(results[0].targets_published, 1u);
+    EXPECT_EQ(run.problem_of(3), "");
+}
+
 TEST_P(WriterFailureOnBoth, NonFiniteIsRefusedWhileTheOlderFilesStay) {
     SmallRun run(WRITER_BUSY_SKIP, GetParam());
     run.save_step(1);
