@@ -292,6 +292,17 @@ static void requeue(const struct train *train) {
     }
 }
 
+static void say_stopped(struct train *train, const struct trainer_outcome *outcome) {
+    bool failed = outcome->save_failures > 0;
+    if (failed) {
+        progress_warning(&train->progress, "%" PRIu64 " save(s) failed (see above)",
+                         outcome->save_failures);
+    }
+    fprintf(stderr, "Stopped by %s after step %" PRIu64 "; %s is saved. ",
+            signals_name(stop_signal()), outcome->step, failed ? "the last state" : "everything");
+    say_how_to_go_on(train);
+}
+
 static enum status run(struct train *train, int *exit_code, struct error *err) {
     const struct trainer_setup setup = {
         .options = &train->options,
@@ -318,9 +329,7 @@ static enum status run(struct train *train, int *exit_code, struct error *err) {
     struct trainer_outcome outcome;
     TRY(trainer_run(train->trainer, &outcome, err));
     if (outcome.end == TRAINER_END_SIGNAL) {
-        fprintf(stderr, "Stopped by %s after step %" PRIu64 "; everything is saved. ",
-                signals_name(stop_signal()), outcome.step);
-        say_how_to_go_on(train);
+        say_stopped(train, &outcome);
         requeue(train);
         *exit_code = (int)train->options.preempt_exit_code;
     }

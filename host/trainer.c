@@ -349,6 +349,7 @@ static enum status finish(struct trainer *trainer, struct trainer_outcome *outco
         outcome->end = TRAINER_END_NONFINITE;
     }
     outcome->final_save_failed = !durable;
+    outcome->save_failures = trainer->save_failures;
     outcome->step = (uint64_t)trainer->state.step;
     outcome->epoch = (uint64_t)trainer->state.epoch;
     outcome->saves = writer_get_totals(trainer->writer);
@@ -378,9 +379,14 @@ static enum status secure_start(struct trainer *trainer, struct error *err) {
     return store_supersede_newer(store, (uint64_t)trainer->state.step, err);
 }
 
+/* A stop whose own save is good is a good stop, whatever failed before it: the same command goes on
+ * from there. What failed is in the outcome. */
 static enum status judge_saves(const struct trainer *trainer, const struct trainer_outcome *outcome,
                                struct error *err) {
-    unsigned long long failures = trainer->save_failures;
+    unsigned long long failures = outcome->save_failures;
+    if (outcome->end == TRAINER_END_SIGNAL && !outcome->final_save_failed) {
+        return STATUS_OK;
+    }
     CHECK(failures == 0 || !trainer->directory_lost, err, STATUS_IO,
           "%llu save(s) failed (see above); the last state is not saved", failures);
     CHECK(failures == 0, err, STATUS_IO,
