@@ -95,6 +95,8 @@ struct save_result {
     size_t targets_published;      /* files that are durable under their names; all of them and a
                                       failure: of the state file, or of what retention deletes */
     char path[FILE_PATH_CAPACITY]; /* last target published, or the one that failed */
+    bool is_renamed;               /* path is the new file, durable or not: only the fsync of its
+                                      directory failed */
     uint64_t bytes, raw_bytes;     /* of the last target */
     double stall_seconds;          /* writer_save's own time on the trainer's thread, and what
                                       writer_settle waited for this save */

@@ -88,6 +88,7 @@ static enum status publish_tensors(struct writer_targets *targets, const char *p
     } else {
         publish_abort(&publish);
     }
+    result->is_renamed = publish.is_renamed;
     result->compress_seconds += compress_seconds;
     result->cpu_seconds += checkpoint_encoder_cpu_seconds(targets->encoder);
     result->write_seconds += publish.write_seconds;
@@ -107,6 +108,7 @@ static enum status write_target(struct writer_targets *targets, const struct sna
                                 struct error *err) {
     memcpy(result->path, target->path, sizeof result->path);
     result->bytes = 0;
+    result->is_renamed = false;
     job.tensor_count = select_tensors(targets, slot, target->weights_only);
     result->raw_bytes = total_bytes(targets->tensors, job.tensor_count);
     if (targets->store != NULL) {
@@ -122,6 +124,7 @@ static enum status write_target(struct writer_targets *targets, const struct sna
     result->retain_seconds += clock_monotonic_seconds() - before;
     if (status != STATUS_OK && is_gone(targets, target->path)) {
         result->targets_published--; /* somebody else deleted it at once */
+        result->is_renamed = false;
     }
     return status;
 }

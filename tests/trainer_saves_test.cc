@@ -158,3 +158,33 @@ TEST_F(TrainerSaves, ADeletionThatFailsLeavesTheCheckpointSaved) {
         << run.message();
     EXPECT_EQ(checkpoint_steps(model()), (std::vector<uint64_t>{0, 4}));
 }
+
+// Renamed is there: an epoch that is worse does not replace it, although a power cut might bring
+// the older one back.
+TEST_F(TrainerSaves, ABestModelWhoseDirectoryIsNotSyncedIsNotReplacedByAWorseOne) {
+    // A high rate overfits a small set soon: the best epoch is not the last one.
+    const std::vector<std::string> more = {"--epochs",   "12",   "--learning-rate", "0.05",
+                                           "--patience", "none", "--model-dir"};
+    const std::string sound = dir_.file("sound");
+    const Training undisturbed(files_, train_arguments(more + std::vector<std::string>{sound}));
+    ASSERT_EQ(undisturbed.status(), STATUS_OK) << undisturbed.message();
+    ASSERT_LT(checkpoint_count(best(sound), "state.step"),
+              static_cast<int64_t>(12 * kStepsPerEpoch));
+
+    bool renamed = false;
+    files_.fail_where(
+        [&renamed](FileCall call, const std::string &path, bool is_directory) {
+            const bool fails = renamed && call == FileCall::Fsync && is_directory;
+            renamed = call == FileCall::Rename ? contains(path, kBest) : renamed && !fails;
+            return fails;
+        },
+        EIO);
+    const Training run(files_, train_arguments(more + std::vector<std::string>{model()}));
+    EXPECT_GT(files_.failures(), 0u);
+    EXPECT_EQ(run.status(), STATUS_IO);
+    EXPECT_TRUE(contains(run.said(), " is there, but not known to be durable: ")) << run.said();
+    EXPECT_EQ(checkpoint_difference(best(sound), best(model())), "");
+    const std::string last = checkpoint_path(model(), 12 * kStepsPerEpoch);
+    EXPECT_EQ(checkpoint_count(last, "state.best.step"),
+              checkpoint_count(best(model()), "state.step"));
+}
