@@ -269,7 +269,8 @@ static void write_config(struct train *train) {
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
-/* With --resume never it would be refused, and where --resume went back it would go back again. */
+/* Once it has trained: with --resume never it would be refused, and where --resume went back it
+ * would go back again. */
 static void say_how_to_go_on(const struct train *train) {
     bool other = train->resume.supersede || strcmp(train->options.resume, "never") == 0;
     fprintf(stderr, "Run the same command again%s to go on%s%s.\n",
@@ -373,9 +374,12 @@ enum status cmd_train(const struct options *options, int *exit_code, struct erro
     if (status == STATUS_OK && !nothing_to_do) {
         status = run(train, exit_code, err);
     } else if (status == STATUS_STOPPED) {
-        fprintf(stderr, "Stopped by %s before training began; nothing is lost. ",
+        /* Nothing is saved or gone back to: --resume is still to be obeyed. A temporary directory
+         * goes with train_close. */
+        fprintf(stderr,
+                "Stopped by %s before training began; nothing is lost. Run the same command again "
+                "to go on.\n",
                 signals_name(stop_signal()));
-        say_how_to_go_on(train);
         requeue(train);
         *exit_code = (int)options->preempt_exit_code;
         status = STATUS_OK;
