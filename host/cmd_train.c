@@ -251,12 +251,14 @@ static enum status load_data(struct train *train, struct error *err) {
 }
 
 /* For people and for --config; a resume reads the checkpoint's own copy, so failing is no more than
- * a warning. */
+ * a warning. What --resume asked for was asked of this start only: with the file a run goes on. */
 static void write_config(struct train *train) {
     char path[FILE_PATH_CAPACITY];
     struct error err = {0};
     struct text config = {0};
-    options_write(&train->options, &config);
+    struct options options = train->options;
+    options.resume = "auto";
+    options_write(&options, &config);
     bool usable =
         !config.failed && file_join_path(path, sizeof path, train->options.model_dir, "config.ini");
     enum status status = usable ? file_publish(&file_posix, path, config.bytes, config.size, &err)

@@ -88,6 +88,21 @@ TEST_F(Files, ConfigIniGivesTheSameRun) {
     EXPECT_EQ(checkpoint_difference(first, ring(16)), "");
 }
 
+// Going back, or beginning anew, is asked of one start: the file is for going on.
+TEST_F(Files, ConfigIniGoesOnWhateverResumeSaid) {
+    EXPECT_EXIT_CODE(train({"--max-steps", "4", "--resume", "never"}), 0);
+    EXPECT_EXIT_CODE(run_cairn({"train", "--config", model() + "/config.ini", "--max-steps", "6"}),
+                     0);
+    EXPECT_EXIT_CODE(train({"--max-steps", "8", "--resume", "model.ckpt-4.safetensors.zst"}), 0);
+    std::filesystem::remove_all(model() + "/superseded");
+    const Outcome outcome =
+        run_cairn({"train", "--config", model() + "/config.ini", "--max-steps", "10"});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, "Resumed from " + ring(8));
+    EXPECT_FALSE(exists(model() + "/superseded"));
+    EXPECT_TRUE(contains(read_file(model() + "/config.ini"), "\nresume = auto\n"));
+}
+
 // ---- the best file ----
 
 TEST_F(Files, BestFileIsTheEpochWithTheLowestValidationLoss) {
