@@ -208,6 +208,28 @@ TEST_F(Files, BadTemplatesAreUsageErrorsBeforeTraining) {
     }
 }
 
+// A file there would be taken for one of the run's, or deleted at the next start; a directory would
+// stand where the run puts a file.
+TEST_F(Files, NamesOfTheModelDirectoryAreUsageErrorsBeforeTraining) {
+    for (const char *name :
+         {"checkpoint", "best.safetensors.zst", "history.csv", "history.jsonl", "config.ini",
+          "train", "validation", "superseded", ".cairn-lock", ".cairn-tmp-mine.zst",
+          "checkpoint/{epoch}.zst", "superseded/a/b.zst", "model.ckpt-8.safetensors.zst/x"}) {
+        SCOPED_TRACE(name);
+        const Outcome outcome = train({"--checkpoint-filepath", model() + "/" + name});
+        EXPECT_EXIT_CODE(outcome, 2);
+        EXPECT_SAYS(outcome, "belongs to the model directory itself");
+        EXPECT_EQ(list_directory(model()), (std::vector<std::string>{".cairn-lock"}));
+    }
+    // Elsewhere they are names like any other.
+    for (const std::string &path : {dir_.file("other/superseded"), dir_.file("other/.cairn-mine"),
+                                    model() + "/kept/checkpoint", model() + "/kept/superseded"}) {
+        EXPECT_EXIT_CODE(train({"--checkpoint-filepath", path, "--epochs", "1"}), 0);
+        EXPECT_EXIT_CODE(run_cairn({"inspect", path}), 0);
+        std::filesystem::remove(checkpoint_path(model(), kStepsPerEpoch));
+    }
+}
+
 // ---- --init-from ----
 
 TEST_F(Files, InitFromStartsAFreshRunWithThoseWeights) {
