@@ -108,10 +108,16 @@ static void choose_run_id(struct train *train) {
     train->run_id[16] = '\0';
 }
 
-/* --init-from counts only for a fresh run. Its sizes must be those asked for. */
+/* --init-from counts only for a fresh run, so that a requeued job may keep it; it is not even looked
+ * at otherwise. Its sizes must be those asked for. */
 static enum status open_init_from(struct train *train, struct error *err) {
     const struct options *options = &train->options;
-    if (options->init_from[0] == '\0' || train->resume.checkpoint != NULL) {
+    if (options->init_from[0] == '\0') {
+        return STATUS_OK;
+    }
+    if (train->resume.checkpoint != NULL) {
+        progress_message(&train->progress, "--init-from %s is not used: this run goes on from %s",
+                         text_show(options->init_from).text, text_show(train->resume.path).text);
         return STATUS_OK;
     }
     /* A vocabulary that the user names goes before one that lies beside the file. */

@@ -240,3 +240,14 @@ TEST_F(Files, InitFromStartsAFreshRunWithThoseWeights) {
     EXPECT_EQ(checkpoint_steps(dir_.file("second")), (std::vector<uint64_t>{0, 1}));
     EXPECT_EQ(evaluate(checkpoint_path(dir_.file("second"), 0), "loss"), evaluate(from, "loss"));
 }
+
+// The command of a job that is requeued keeps it; a run that goes on says that it does.
+TEST_F(Files, InitFromIsSaidToBeUnusedWhereTheRunGoesOn) {
+    EXPECT_EXIT_CODE(train({"--max-steps", "3"}), 0);
+    const std::string nowhere = dir_.file("nowhere.zst");
+    Outcome outcome = train({"--max-steps", "5", "--init-from", nowhere});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome,
+                "--init-from " + nowhere + " is not used: this run goes on from " + ring(3));
+    EXPECT_EXIT_CODE(train({"--model-dir", dir_.file("fresh"), "--init-from", nowhere}), 66);
+}
