@@ -33,7 +33,7 @@ INSTANTIATE_TEST_SUITE_P(Kinds, WriterFailureOnBoth,
 // ---- failures ----
 
 TEST_P(WriterFailureOnBoth, AnErrorAtAnyFileCallIsReportedOnceAndTheNextSaveSucceeds) {
-    size_t calls = 0, failed = 0;
+    size_t calls = 0, failed = 0, renamed_only = 0;
     {
         SmallRun run(WRITER_BUSY_SKIP, GetParam());
         run.files.heal(); // counts from here
@@ -63,6 +63,12 @@ TEST_P(WriterFailureOnBoth, AnErrorAtAnyFileCallIsReportedOnceAndTheNextSaveSucc
             EXPECT_EQ(run.problem_of(2), "");
         }
         EXPECT_EQ(run.totals().failed, ok ? 0u : 1u);
+        // Renamed is there; published is durable, whatever failed behind it.
+        const bool there = run.disk.exists(run.path(ring_name(2)));
+        EXPECT_EQ(results[0].is_renamed, there);
+        EXPECT_EQ(results[0].target_count, 1u);
+        EXPECT_TRUE(there || results[0].targets_published == 0);
+        renamed_only += there && results[0].targets_published == 0 ? 1 : 0;
 
         run.files.heal();
         run.save_step(3);
@@ -76,6 +82,7 @@ TEST_P(WriterFailureOnBoth, AnErrorAtAnyFileCallIsReportedOnceAndTheNextSaveSucc
         EXPECT_EQ(run.files.uses_after_failed_fsync(), 0u);
     }
     EXPECT_GT(failed, 8u);
+    EXPECT_EQ(renamed_only, 2u); // the directory is opened, and synced
 }
 
 TEST(WriterFailure, AnErrorInTheMiddleOfAWriteLeavesNoTemporary) {
