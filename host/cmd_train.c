@@ -108,10 +108,16 @@ static void choose_run_id(struct train *train) {
     train->run_id[16] = '\0';
 }
 
-/* --init-from counts only for a fresh run. Its sizes must be those asked for. */
+/* --init-from counts only for a fresh run, so that a requeued job may keep it; it is not even looked
+ * at otherwise. Its sizes must be those asked for. */
 static enum status open_init_from(struct train *train, struct error *err) {
     const struct options *options = &train->options;
-    if (options->init_from[0] == '\0' || train->resume.checkpoint != NULL) {
+    if (options->init_from[0] == '\0') {
+        return STATUS_OK;
+    }
+    if (train->resume.checkpoint != NULL) {
+        progress_message(&train->progress, "--init-from %s is not used: this run goes on from %s",
+                         text_show(options->init_from).text, text_show(train->resume.path).text);
         return STATUS_OK;
     }
     /* A vocabulary that the user names goes before one that lies beside the file. */
@@ -251,12 +257,14 @@ static enum status load_data(struct train *train, struct error *err) {
 }
 
 /* For people and for --config; a resume reads the checkpoint's own copy, so failing is no more than
- * a warning. */
+ * a warning. What --resume asked for was asked of this start only: with the file a run goes on. */
 static void write_config(struct train *train) {
     char path[FILE_PATH_CAPACITY];
     struct error err = {0};
     struct text config = {0};
-    options_write(&train->options, &config);
+    struct options options = train->options;
+    options.resume = "auto";
+    options_write(&options, &config);
     bool usable =
         !config.failed && file_join_path(path, sizeof path, train->options.model_dir, "config.ini");
     enum status status = usable ? file_publish(&file_posix, path, config.bytes, config.size, &err)
@@ -269,7 +277,8 @@ static void write_config(struct train *train) {
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
-/* With --resume never it would be refused, and where --resume went back it would go back again. */
+/* Once it has trained: with --resume never it would be refused, and where --resume went back it
+ * would go back again. */
 static void say_how_to_go_on(const struct train *train) {
     bool other = train->resume.supersede || strcmp(train->options.resume, "never") == 0;
     fprintf(stderr, "Run the same command again%s to go on%s%s.\n",
@@ -290,6 +299,17 @@ static void requeue(const struct train *train) {
     } else if (exit_code != 0) {
         fprintf(stderr, "Warning: --requeue-command ended with exit code %d\n", exit_code);
     }
+}
+
+static void say_stopped(struct train *train, const struct trainer_outcome *outcome) {
+    bool failed = outcome->save_failures > 0;
+    if (failed) {
+        progress_warning(&train->progress, "%" PRIu64 " save(s) failed (see above)",
+                         outcome->save_failures);
+    }
+    fprintf(stderr, "Stopped by %s after step %" PRIu64 "; %s is saved. ",
+            signals_name(stop_signal()), outcome->step, failed ? "the last state" : "everything");
+    say_how_to_go_on(train);
 }
 
 static enum status run(struct train *train, int *exit_code, struct error *err) {
@@ -318,9 +338,7 @@ static enum status run(struct train *train, int *exit_code, struct error *err) {
     struct trainer_outcome outcome;
     TRY(trainer_run(train->trainer, &outcome, err));
     if (outcome.end == TRAINER_END_SIGNAL) {
-        fprintf(stderr, "Stopped by %s after step %" PRIu64 "; everything is saved. ",
-                signals_name(stop_signal()), outcome.step);
-        say_how_to_go_on(train);
+        say_stopped(train, &outcome);
         requeue(train);
         *exit_code = (int)train->options.preempt_exit_code;
     }
@@ -364,9 +382,12 @@ enum status cmd_train(const struct options *options, int *exit_code, struct erro
     if (status == STATUS_OK && !nothing_to_do) {
         status = run(train, exit_code, err);
     } else if (status == STATUS_STOPPED) {
-        fprintf(stderr, "Stopped by %s before training began; nothing is lost. ",
+        /* Nothing is saved or gone back to: --resume is still to be obeyed. A temporary directory
+         * goes with train_close. */
+        fprintf(stderr,
+                "Stopped by %s before training began; nothing is lost. Run the same command again "
+                "to go on.\n",
                 signals_name(stop_signal()));
-        say_how_to_go_on(train);
         requeue(train);
         *exit_code = (int)options->preempt_exit_code;
         status = STATUS_OK;

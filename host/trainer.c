@@ -349,6 +349,7 @@ static enum status finish(struct trainer *trainer, struct trainer_outcome *outco
         outcome->end = TRAINER_END_NONFINITE;
     }
     outcome->final_save_failed = !durable;
+    outcome->save_failures = trainer->save_failures;
     outcome->step = (uint64_t)trainer->state.step;
     outcome->epoch = (uint64_t)trainer->state.epoch;
     outcome->saves = writer_get_totals(trainer->writer);
@@ -376,6 +377,23 @@ static enum status secure_start(struct trainer *trainer, struct error *err) {
         TRY(store_supersede_best(store, err));
     }
     return store_supersede_newer(store, (uint64_t)trainer->state.step, err);
+}
+
+/* A stop whose own save is good is a good stop, whatever failed before it: the same command goes on
+ * from there. What failed is in the outcome. */
+static enum status judge_saves(const struct trainer *trainer, const struct trainer_outcome *outcome,
+                               struct error *err) {
+    unsigned long long failures = outcome->save_failures;
+    if (outcome->end == TRAINER_END_SIGNAL && !outcome->final_save_failed) {
+        return STATUS_OK;
+    }
+    CHECK(failures == 0 || !trainer->directory_lost, err, STATUS_IO,
+          "%llu save(s) failed (see above); the last state is not saved", failures);
+    CHECK(failures == 0, err, STATUS_IO,
+          "%llu save(s) failed (see above); the checkpoints saved before are kept, the last state "
+          "is %samong them",
+          failures, outcome->final_save_failed ? "not " : "");
+    return STATUS_OK;
 }
 
 enum status trainer_run(struct trainer *trainer, struct trainer_outcome *outcome,
@@ -407,10 +425,5 @@ enum status trainer_run(struct trainer *trainer, struct trainer_outcome *outcome
     CHECK(outcome->end != TRAINER_END_NONFINITE, err, STATUS_NONFINITE,
           "the training state became non-finite: it was not saved; the checkpoints saved before "
           "are kept. A smaller --learning-rate or a --clip-norm may help");
-    const char *kept = trainer->directory_lost ? "" : "; the checkpoints saved before are kept";
-    const char *last = trainer->directory_lost ? "; the last state is not saved"
-                                               : ", the last state is not among them";
-    CHECK(trainer->save_failures == 0, err, STATUS_IO, "%llu save(s) failed (see above)%s%s",
-          (unsigned long long)trainer->save_failures, kept, outcome->final_save_failed ? last : "");
-    return STATUS_OK;
+    return judge_saves(trainer, outcome, err);
 }

@@ -187,7 +187,8 @@ bool trainer_save_due(const struct trainer *trainer) {
 
 /* No checkpoint may claim a best value that the best file does not hold. When publishing a best
  * model fails, the best value goes back to what is on disk, so that the next epoch has to beat that
- * and not what was lost; unless an even better model is on its way. */
+ * and not what was lost; unless an even better model is on its way. Once it is renamed the new file
+ * is what is on disk, also where a power cut may still take it back. */
 static void settle_best_save(struct trainer *trainer, const struct save_result *result) {
     if (trainer->best_save_count == 0 || trainer->best_saves[0].id != result->id) {
         return;
@@ -196,13 +197,28 @@ static void settle_best_save(struct trainer *trainer, const struct save_result *
     trainer->best_save_count--;
     memmove(&trainer->best_saves[0], &trainer->best_saves[1],
             trainer->best_save_count * sizeof trainer->best_saves[0]);
-    if (result->targets_published > 0) { /* the best file comes first */
+    if (result->targets_published > 0 || result->is_renamed) { /* the best file comes first */
         trainer->durable_best = done.tracker;
         trainer->best_unusable = false;
     } else if (trainer->best_save_count == 0) {
         run_state_set_best(&trainer->state, &trainer->durable_best);
         trainer->state_version++;
     }
+}
+
+/* A checkpoint that is durable is saved, whatever failed behind it; the last save is not repeated
+ * for that. */
+static bool is_durable(const struct save_result *result) {
+    return result->targets_published == result->target_count;
+}
+
+static void warn_of_failure(struct trainer *trainer, const struct save_result *result) {
+    const char *what = is_durable(result) ? "is durable, but the state file or the deletion of old "
+                                            "checkpoints failed"
+                       : result->is_renamed ? "is there, but not known to be durable"
+                                            : "not saved";
+    progress_warning(trainer->setup.progress, "checkpoint of step %" PRIu64 " %s: %s", result->step,
+                     what, result->message);
 }
 
 void trainer_collect_saves(struct trainer *trainer) {
@@ -217,15 +233,15 @@ void trainer_collect_saves(struct trainer *trainer) {
             trainer_log_save(trainer, &result);
             continue;
         }
-        /* Whatever was accepted is not there: the last save tries again. */
-        trainer->ring_version = 0;
+        if (!is_durable(&result)) {
+            trainer->ring_version = 0; /* the last save tries again */
+        }
         if (result.status == STATUS_NONFINITE) {
             trainer->save_nonfinite = true;
         } else {
             trainer->save_failures++;
         }
-        progress_warning(trainer->setup.progress, "checkpoint of step %" PRIu64 " not saved: %s",
-                         result.step, result.message);
+        warn_of_failure(trainer, &result);
         trainer_log_save(trainer, &result);
     }
 }

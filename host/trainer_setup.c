@@ -40,17 +40,36 @@ static enum status choose_monitor(struct trainer *trainer, struct error *err) {
     return STATUS_OK;
 }
 
-/* Names in the model directory that belong to somebody else. */
-static bool is_reserved(const char *path, const char *name, const char *model_dir) {
-    static const char *const names[] = {STORE_STATE_FILE, STORE_BEST_FILE, STORE_LOCK_FILE,
-                                        "history.csv",    "history.jsonl", "config.ini",
-                                        "train",          "validation"};
+/* Names in the model directory that belong to somebody else: those of the run, and .cairn-*, the
+ * lock and the temporaries, which the next start deletes. */
+static bool is_reserved(const char *name) {
+    static const char *const names[] = {
+        STORE_STATE_FILE,           STORE_BEST_FILE, "history.csv", "history.jsonl", "config.ini",
+        STORE_SUPERSEDED_DIRECTORY, "train",         "validation"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (strcmp(name, names[i]) == 0) {
-            return loading_lies_in(path, model_dir);
+            return true;
         }
     }
-    return false;
+    return strncmp(name, ".cairn-", 7) == 0 || strncmp(name, "model.ckpt-", 11) == 0;
+}
+
+/* Neither the file nor a directory that is made for it may have such a name. */
+static enum status check_reserved(const char *path, const char *model_dir, struct error *err) {
+    char part[FILE_PATH_CAPACITY], parent[FILE_PATH_CAPACITY];
+    size_t size = strlen(path);
+    for (size_t end = 1; end <= size; end++) {
+        if (path[end] != '/' && path[end] != '\0') {
+            continue;
+        }
+        snprintf(part, sizeof part, "%.*s", (int)end, path);
+        const char *name = file_split_path(part, parent, sizeof parent);
+        CHECK(!is_reserved(name) || !loading_lies_in(part, model_dir), err, STATUS_USAGE,
+              "--checkpoint-filepath %s: %s belongs to the model directory itself; choose another "
+              "name",
+              path, name);
+    }
+    return STATUS_OK;
 }
 
 /* Could a file be published there? */
@@ -94,15 +113,13 @@ static enum status check_filepath(const struct trainer *trainer, struct error *e
         "--checkpoint-filepath %s: names that begin with model.ckpt- belong to the checkpoints of "
         "the model directory; choose another",
         path_template);
+    TRY(check_reserved(path, options->model_dir, err));
     const char *slash = strrchr(path_template, '/');
     size_t literal = slash != NULL ? (size_t)(slash - path_template) : 0;
     if (memchr(path_template, '{', literal) == NULL) {
         TRY(file_make_directories(trainer->setup.files, directory, err));
         TRY(probe_output(trainer->setup.files, path, err));
     }
-    CHECK(!is_reserved(path, name, options->model_dir), err, STATUS_USAGE,
-          "--checkpoint-filepath %s: %s belongs to the model directory itself; choose another name",
-          path_template, name);
     return STATUS_OK;
 }
 

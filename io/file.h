@@ -112,6 +112,7 @@ struct publish {
     int fd;
     uint64_t bytes_written;
     double write_seconds, fsync_seconds, rename_seconds; /* rename includes the directory's fsync */
+    bool is_renamed; /* final_path is the new file, durable or not */
     char temp_path[FILE_PATH_CAPACITY];
     char final_path[FILE_PATH_CAPACITY];
 };
@@ -134,7 +135,7 @@ MUST_USE enum status publish_seal(struct publish *publish, struct error *err);
 /* fsync, close, rename, fsync of the directory. On any failure before the rename the temporary is
  * unlinked and the old file is untouched; a descriptor whose fsync failed is never used again. When
  * only the directory's fsync failed (other than EINVAL or EBADF, which mean "not supported here")
- * the new file is visible but not known to be durable: STATUS_IO. */
+ * the new file is visible but not known to be durable: STATUS_IO, and is_renamed. */
 MUST_USE enum status publish_commit(struct publish *publish, struct error *err);
 /* Close and unlink the temporary. */
 void publish_abort(struct publish *publish);

@@ -126,6 +126,7 @@ enum status publish_commit(struct publish *publish, struct error *err) {
         return give_up(publish, "rename of the temporary file", result, err);
     }
     publish->temp_path[0] = '\0';
+    publish->is_renamed = true;
     char directory[FILE_PATH_CAPACITY];
     bool fits = file_split_path(publish->final_path, directory, sizeof directory) != NULL;
     assert(fits);

@@ -132,6 +132,7 @@ static void begin_result(struct save_result *result, const struct job *job) {
     result->step = job->step;
     result->stall_seconds = job->stall_seconds;
     result->put_off_bytes = job->slot->put_off_bytes;
+    result->target_count = job->target_count;
     memcpy(result->path, job->targets[0].path, sizeof result->path);
 }
 

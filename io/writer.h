@@ -87,12 +87,16 @@ struct save_request {
 enum save_outcome { SAVE_ACCEPTED, SAVE_SKIPPED };
 
 struct save_result {
-    uint64_t id, step;  /* id: the number of the accepted save, from 1 */
-    enum status status; /* of the first target that failed, or STATUS_OK */
-    char message[1024]; /* why it failed */
-    bool dropped;       /* replaced by a newer one under WRITER_BUSY_LATEST; nothing written */
-    size_t targets_published;      /* files that are durable under their names */
+    uint64_t id, step;   /* id: the number of the accepted save, from 1 */
+    enum status status;  /* of the first target that failed, or STATUS_OK */
+    char message[1024];  /* why it failed */
+    bool dropped;        /* replaced by a newer one under WRITER_BUSY_LATEST; nothing written */
+    size_t target_count; /* of the request */
+    size_t targets_published;      /* files that are durable under their names; all of them and a
+                                      failure: of the state file, or of what retention deletes */
     char path[FILE_PATH_CAPACITY]; /* last target published, or the one that failed */
+    bool is_renamed;               /* path is the new file, durable or not: only the fsync of its
+                                      directory failed */
     uint64_t bytes, raw_bytes;     /* of the last target */
     double stall_seconds;          /* writer_save's own time on the trainer's thread, and what
                                       writer_settle waited for this save */

@@ -1,6 +1,7 @@
 /* writer_targets.c - encode a snapshot and publish it under each of its names. */
 #include "io/writer_targets.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -87,6 +88,7 @@ static enum status publish_tensors(struct writer_targets *targets, const char *p
     } else {
         publish_abort(&publish);
     }
+    result->is_renamed = publish.is_renamed;
     result->compress_seconds += compress_seconds;
     result->cpu_seconds += checkpoint_encoder_cpu_seconds(targets->encoder);
     result->write_seconds += publish.write_seconds;
@@ -95,12 +97,18 @@ static enum status publish_tensors(struct writer_targets *targets, const char *p
     return status;
 }
 
+static bool is_gone(const struct writer_targets *targets, const char *path) {
+    struct file_stat info;
+    return targets->files->stat(targets->files->context, path, &info) == -ENOENT;
+}
+
 static enum status write_target(struct writer_targets *targets, const struct snapshot_slot *slot,
                                 uint64_t step, const struct save_target *target,
                                 struct encode_job job, struct save_result *result,
                                 struct error *err) {
     memcpy(result->path, target->path, sizeof result->path);
     result->bytes = 0;
+    result->is_renamed = false;
     job.tensor_count = select_tensors(targets, slot, target->weights_only);
     result->raw_bytes = total_bytes(targets->tensors, job.tensor_count);
     if (targets->store != NULL) {
@@ -114,6 +122,10 @@ static enum status write_target(struct writer_targets *targets, const struct sna
     double before = clock_monotonic_seconds();
     enum status status = store_committed(targets->store, step, err);
     result->retain_seconds += clock_monotonic_seconds() - before;
+    if (status != STATUS_OK && is_gone(targets, target->path)) {
+        result->targets_published--; /* somebody else deleted it at once */
+        result->is_renamed = false;
+    }
     return status;
 }
 

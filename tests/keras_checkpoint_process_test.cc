@@ -88,6 +88,21 @@ TEST_F(Files, ConfigIniGivesTheSameRun) {
     EXPECT_EQ(checkpoint_difference(first, ring(16)), "");
 }
 
+// Going back, or beginning anew, is asked of one start: the file is for going on.
+TEST_F(Files, ConfigIniGoesOnWhateverResumeSaid) {
+    EXPECT_EXIT_CODE(train({"--max-steps", "4", "--resume", "never"}), 0);
+    EXPECT_EXIT_CODE(run_cairn({"train", "--config", model() + "/config.ini", "--max-steps", "6"}),
+                     0);
+    EXPECT_EXIT_CODE(train({"--max-steps", "8", "--resume", "model.ckpt-4.safetensors.zst"}), 0);
+    std::filesystem::remove_all(model() + "/superseded");
+    const Outcome outcome =
+        run_cairn({"train", "--config", model() + "/config.ini", "--max-steps", "10"});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, "Resumed from " + ring(8));
+    EXPECT_FALSE(exists(model() + "/superseded"));
+    EXPECT_TRUE(contains(read_file(model() + "/config.ini"), "\nresume = auto\n"));
+}
+
 // ---- the best file ----
 
 TEST_F(Files, BestFileIsTheEpochWithTheLowestValidationLoss) {
@@ -193,6 +208,28 @@ TEST_F(Files, BadTemplatesAreUsageErrorsBeforeTraining) {
     }
 }
 
+// A file there would be taken for one of the run's, or deleted at the next start; a directory would
+// stand where the run puts a file.
+TEST_F(Files, NamesOfTheModelDirectoryAreUsageErrorsBeforeTraining) {
+    for (const char *name :
+         {"checkpoint", "best.safetensors.zst", "history.csv", "history.jsonl", "config.ini",
+          "train", "validation", "superseded", ".cairn-lock", ".cairn-tmp-mine.zst",
+          "checkpoint/{epoch}.zst", "superseded/a/b.zst", "model.ckpt-8.safetensors.zst/x"}) {
+        SCOPED_TRACE(name);
+        const Outcome outcome = train({"--checkpoint-filepath", model() + "/" + name});
+        EXPECT_EXIT_CODE(outcome, 2);
+        EXPECT_SAYS(outcome, "belongs to the model directory itself");
+        EXPECT_EQ(list_directory(model()), (std::vector<std::string>{".cairn-lock"}));
+    }
+    // Elsewhere they are names like any other.
+    for (const std::string &path : {dir_.file("other/superseded"), dir_.file("other/.cairn-mine"),
+                                    model() + "/kept/checkpoint", model() + "/kept/superseded"}) {
+        EXPECT_EXIT_CODE(train({"--checkpoint-filepath", path, "--epochs", "1"}), 0);
+        EXPECT_EXIT_CODE(run_cairn({"inspect", path}), 0);
+        std::filesystem::remove(checkpoint_path(model(), kStepsPerEpoch));
+    }
+}
+
 // ---- --init-from ----
 
 TEST_F(Files, InitFromStartsAFreshRunWithThoseWeights) {
@@ -202,4 +239,15 @@ TEST_F(Files, InitFromStartsAFreshRunWithThoseWeights) {
         train({"--model-dir", dir_.file("second"), "--init-from", from, "--max-steps", "1"}), 0);
     EXPECT_EQ(checkpoint_steps(dir_.file("second")), (std::vector<uint64_t>{0, 1}));
     EXPECT_EQ(evaluate(checkpoint_path(dir_.file("second"), 0), "loss"), evaluate(from, "loss"));
+}
+
+// The command of a job that is requeued keeps it; a run that goes on says that it does.
+TEST_F(Files, InitFromIsSaidToBeUnusedWhereTheRunGoesOn) {
+    EXPECT_EXIT_CODE(train({"--max-steps", "3"}), 0);
+    const std::string nowhere = dir_.file("nowhere.zst");
+    Outcome outcome = train({"--max-steps", "5", "--init-from", nowhere});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome,
+                "--init-from " + nowhere + " is not used: this run goes on from " + ring(3));
+    EXPECT_EXIT_CODE(train({"--model-dir", dir_.file("fresh"), "--init-from", nowhere}), 66);
 }

@@ -366,6 +366,26 @@ TEST_P(Held, TrainStopsWhileLoading) {
     EXPECT_TRUE(checkpoint_steps(model()).empty());
 }
 
+// Stopped before it went back, it must be told to go back once more; with nothing saved, to begin.
+TEST_F(Signals, TheCommandThatWasStoppedBeforeTrainingIsToBeRunAsItWas) {
+    ASSERT_EQ(run(train({"--max-steps", "3"})).code, 0);
+    for (const char *resume : {"model.ckpt-0.safetensors.zst", "never"}) {
+        SCOPED_TRACE(resume);
+        Pipe pipe(dir_.file(std::string("held-") + resume + ".jsonl"));
+        const bool fresh = std::strcmp(resume, "never") == 0;
+        Process process(train({"--data", pipe.path(), "--resume", resume, "--model-dir",
+                               fresh ? dir_.file("fresh") : model()}));
+        ASSERT_TRUE(pipe.open_for(&process)) << process.err();
+        pipe.say(kLine);
+        process.signal(SIGTERM);
+        pipe.talk_until_closed(&process, kLine);
+        EXPECT_EQ(process.wait(20), 75) << process.err();
+        EXPECT_TRUE(contains(process.err(), "Run the same command again to go on.\n"))
+            << process.err();
+    }
+    EXPECT_EQ(checkpoint_steps(model()), (std::vector<uint64_t>{0, 3}));
+}
+
 TEST_P(Held, VocabularyStopsWhileLearning) {
     Pipe pipe(dir_.file("held.jsonl"));
     Process process({.program = "", .arguments = {"vocabulary", "--data", pipe.path()}});

@@ -33,7 +33,7 @@ INSTANTIATE_TEST_SUITE_P(Kinds, WriterFailureOnBoth,
 // ---- failures ----
 
 TEST_P(WriterFailureOnBoth, AnErrorAtAnyFileCallIsReportedOnceAndTheNextSaveSucceeds) {
-    size_t calls = 0, failed = 0;
+    size_t calls = 0, failed = 0, renamed_only = 0;
     {
         SmallRun run(WRITER_BUSY_SKIP, GetParam());
         run.files.heal(); // counts from here
@@ -63,6 +63,12 @@ TEST_P(WriterFailureOnBoth, AnErrorAtAnyFileCallIsReportedOnceAndTheNextSaveSucc
             EXPECT_EQ(run.problem_of(2), "");
         }
         EXPECT_EQ(run.totals().failed, ok ? 0u : 1u);
+        // Renamed is there; published is durable, whatever failed behind it.
+        const bool there = run.disk.exists(run.path(ring_name(2)));
+        EXPECT_EQ(results[0].is_renamed, there);
+        EXPECT_EQ(results[0].target_count, 1u);
+        EXPECT_TRUE(there || results[0].targets_published == 0);
+        renamed_only += there && results[0].targets_published == 0 ? 1 : 0;
 
         run.files.heal();
         run.save_step(3);
@@ -76,6 +82,7 @@ TEST_P(WriterFailureOnBoth, AnErrorAtAnyFileCallIsReportedOnceAndTheNextSaveSucc
         EXPECT_EQ(run.files.uses_after_failed_fsync(), 0u);
     }
     EXPECT_GT(failed, 8u);
+    EXPECT_EQ(renamed_only, 2u); // the directory is opened, and synced
 }
 
 TEST(WriterFailure, AnErrorInTheMiddleOfAWriteLeavesNoTemporary) {
@@ -140,6 +147,43 @@ TEST(WriterFailure, ADiskThatIsFullAtAnyByteOfASaveKeepsWhatWasThere) {
     EXPECT_GT(unpublished, SmallRun::FLOATS); // they compress a little
     EXPECT_GT(published, ring_name(3).size());
     EXPECT_EQ(run.totals().failed, unpublished + published);
+}
+
+// How far a save came: its files, or its files without what follows them.
+TEST(WriterFailure, AFileThatSomebodyDeletesAtOnceIsNotPublished) {
+    SmallRun run;
+    run.save_step(1);
+    ASSERT_EQ(run.drain()[0].targets_published, 1u);
+    run.files.fail_where(
+        [&](FileCall call, const std::string &, bool) {
+            if (call == FileCall::List) { // behind the rename
+                run.disk.remove(run.path(ring_name(2)));
+            }
+            return false;
+        },
+        EIO);
+    run.save_step(2);
+    std::vector<struct save_result> results = run.drain();
+    ASSERT_EQ(results.size(), 1u);
+    EXPECT_EQ(results[0].status, STATUS_IO);
+    EXPECT_NE(strstr(results[0].message, "vanished"), nullptr) << results[0].message;
+    EXPECT_EQ(results[0].target_count, 1u);
+    EXPECT_EQ(results[0].targets_published, 0u);
+
+    run.files.heal();
+    run.files.fail_where(
+        [](FileCall call, const std::string &path, bool) {
+            return call == FileCall::Rename && path.find("checkpoint.") != std::string::npos;
+        },
+        EIO);
+    run.save_step(3);
+    results = run.drain();
+    ASSERT_EQ(results.size(), 1u);
+    EXPECT_EQ(results[0].status, STATUS_IO);
+    EXPECT_NE(strstr(results[0].message, "EIO"), nullptr) << results[0].message;
+    EXPECT_EQ(results[0].target_count, 1u);
+    EXPECT_EQ(results[0].targets_published, 1u);
+    EXPECT_EQ(run.problem_of(3), "");
 }
 
 TEST_P(WriterFailureOnBoth, NonFiniteIsRefusedWhileTheOlderFilesStay) {
