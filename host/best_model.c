@@ -10,15 +10,9 @@ bool best_model_is_claimed(const struct run_state *state) {
     return state->best_has_best && state->best_step > 0;
 }
 
-bool best_model_step(const char *path, uint64_t *step) {
-    struct checkpoint *best;
-    if (checkpoint_read_file(&file_posix, path, &best, NULL) != STATUS_OK) {
-        return false;
-    }
+bool best_model_step(const struct checkpoint *best, uint64_t *step) {
     const char *text = checkpoint_metadata(best, "step");
-    bool known = text != NULL && text_parse_u64(text, step);
-    checkpoint_free(best);
-    return known;
+    return text != NULL && text_parse_u64(text, step);
 }
 
 /* Both say the same of the epochs that both know. */

@@ -27,8 +27,8 @@ extern "C" {
 /* Does a run in this state have a best model? A threshold that was given (step 0) is none. */
 bool best_model_is_claimed(const struct run_state *state);
 
-/* The step of the best model at `path`; false when it cannot be read. */
-bool best_model_step(const char *path, uint64_t *step);
+/* The step that it says it is of; false when it does not. */
+bool best_model_step(const struct checkpoint *best, uint64_t *step);
 
 /* STATUS_OK when the best model at `path` is the one of which `newest`, the newest checkpoint,
  * knows, or a later one of the same run; also when it knows of none, or is no state of a run at all

@@ -356,8 +356,8 @@ static enum status finish(struct trainer *trainer, struct trainer_outcome *outco
 }
 
 /* A run begins with its state in the ring. That also proves, before hours are spent, that the disk
- * takes checkpoints. Only then are newer ones moved away, where --resume went back: the directory
- * is never without a checkpoint to go on from. And only then are the logs opened, which takes them
+ * takes checkpoints. Only then is moved away what is in the way (newer ones, where --resume went
+ * back): the directory is never without a checkpoint to go on from. And only then are the logs opened, which takes them
  * back to this step: going back may be refused until here, and then nothing has changed. */
 static enum status secure_start(struct trainer *trainer, struct error *err) {
     struct store *store = trainer->setup.store;
@@ -366,16 +366,7 @@ static enum status secure_start(struct trainer *trainer, struct error *err) {
         TRY(trainer_save_final(trainer, &durable, err));
     }
     store_protect(store, (uint64_t)trainer->state.step);
-    if (!trainer->setup.supersede) {
-        return STATUS_OK;
-    }
-    CHECK(durable, err, STATUS_IO,
-          "going back to %s needs a save, which failed: checkpoints and logs are as they were",
-          trainer->setup.resumed_path);
-    if (trainer->setup.supersede_best) {
-        TRY(store_supersede_best(store, err));
-    }
-    return store_supersede_newer(store, (uint64_t)trainer->state.step, err);
+    return trainer_supersede(trainer, durable, err);
 }
 
 enum status trainer_run(struct trainer *trainer, struct trainer_outcome *outcome,
