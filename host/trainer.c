@@ -363,6 +363,7 @@ static enum status secure_start(struct trainer *trainer, struct error *err) {
     struct store *store = trainer->setup.store;
     bool durable = true;
     if (!trainer->setup.resumed_in_ring) {
+        TRY(trainer_keep_replaced(trainer, err));
         TRY(trainer_save_final(trainer, &durable, err));
     }
     store_protect(store, (uint64_t)trainer->state.step);

@@ -116,6 +116,10 @@ MUST_USE enum status trainer_swap_best(struct trainer *trainer, struct error *er
 
 /* ---- trainer_supersede.c ---- */
 
+/* Where --resume went back to a file under another name, the save that secures the start replaces
+ * what the ring has of that step: keep it in superseded/, unless it is the same state. */
+MUST_USE enum status trainer_keep_replaced(struct trainer *trainer, struct error *err);
+
 /* What of an earlier course of the run would be in the way is moved into superseded/, and that is
  * said: where --resume went back newer checkpoints, and the best model that resume.h names. Only if
  * the state at the start is `durable` in the ring: else STATUS_IO, and nothing was changed. */

@@ -166,6 +166,25 @@ TEST_F(BestModel, GoingBackIsCarriedOutWhereNothingIsLeftToTrain) {
     EXPECT_FALSE(contains(outcome.err, "moved")) << outcome.err;
 }
 
+// A file under another name: what the ring has of its step may be of another course.
+TEST_F(BestModel, GoingBackReplacesNoOtherCheckpointOfThatStep) {
+    const std::string named = model() + "/mine.zst", whole = read_file(checkpoint_path(model(), 8));
+    write_file(named, whole);
+    ASSERT_EQ(train({"--resume", checkpoint_path(model(), 4), "--learning-rate", "3e-2"}).code, 0);
+    const std::string other = read_file(checkpoint_path(model(), 8));
+    Outcome outcome = train({"--resume", named, "--steps", "1"});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, "model.ckpt-8.safetensors.zst is not the same as ");
+    EXPECT_EQ(checkpoint_steps(model()), (std::vector<uint64_t>{0, 4, 8, 9}));
+    EXPECT_EQ(read_file(checkpoint_path(model() + "/superseded", 8)), other);
+    EXPECT_EQ(checkpoint_difference(checkpoint_path(model(), 8), named), "");
+
+    outcome = train({"--resume", named, "--steps", "1"}); // the ring has it now
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_FALSE(contains(outcome.err, "is not the same")) << outcome.err;
+    EXPECT_EQ(read_file(checkpoint_path(model() + "/superseded", 8)), other);
+}
+
 // Killed before a checkpoint knew of the best model: what is computed again must be the same.
 TEST_F(BestModel, IsMovedAwayWhereTheRunGoesOnOtherwiseThanBefore) {
     const std::string other_data = dir_.file("other.jsonl");
