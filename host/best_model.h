@@ -42,6 +42,13 @@ MUST_USE enum status best_model_check(const char *path, const struct checkpoint 
 MUST_USE enum status best_model_compare(const char *path, const struct checkpoint *best,
                                         const struct checkpoint *newest, struct error *why);
 
+/* The best model at `path`, if it is the state at the end of that zero-based epoch of the run that
+ * `newest` is of, whose state was read. The caller frees *out. Otherwise why not, as above. */
+MUST_USE enum status best_model_open_epoch(const char *path, uint64_t epoch,
+                                           const struct checkpoint *newest,
+                                           const struct run_state *newest_state,
+                                           struct checkpoint **out, struct error *why);
+
 #ifdef __cplusplus
 }
 #endif

@@ -318,8 +318,16 @@ static enum status loop(struct trainer *trainer, enum trainer_end *end, struct e
 static enum status restore_best(struct trainer *trainer, enum trainer_end end, struct error *err) {
     bool complete = end == TRAINER_END_EPOCHS || end == TRAINER_END_EARLY_STOPPING;
     struct run_state *state = &trainer->state;
-    if (!complete || trainer->model->best == NULL || !state->stopping_has_weights ||
-        state->restored_best) {
+    if (!complete || trainer->model->best == NULL || state->restored_best) {
+        return STATUS_OK;
+    }
+    if (!state->stopping_has_weights) {
+        if (state->stopping_has_best) { /* --restore-best-weights came later than the best epoch */
+            progress_message(trainer->setup.progress,
+                             "The weights of the best epoch, %lld, were not kept: the last ones "
+                             "stay.",
+                             (long long)state->stopping_best_epoch + 1);
+        }
         return STATUS_OK;
     }
     TRY(trainer_swap_best(trainer, err));
