@@ -10,15 +10,9 @@ bool best_model_is_claimed(const struct run_state *state) {
     return state->best_has_best && state->best_step > 0;
 }
 
-bool best_model_step(const char *path, uint64_t *step) {
-    struct checkpoint *best;
-    if (checkpoint_read_file(&file_posix, path, &best, NULL) != STATUS_OK) {
-        return false;
-    }
+bool best_model_step(const struct checkpoint *best, uint64_t *step) {
     const char *text = checkpoint_metadata(best, "step");
-    bool known = text != NULL && text_parse_u64(text, step);
-    checkpoint_free(best);
-    return known;
+    return text != NULL && text_parse_u64(text, step);
 }
 
 /* Both say the same of the epochs that both know. */
@@ -89,5 +83,35 @@ enum status best_model_check(const char *path, const struct checkpoint *newest, 
     TRY(checkpoint_read_file(&file_posix, path, &best, why));
     enum status status = best_model_compare(path, best, newest, why);
     checkpoint_free(best);
+    return status;
+}
+
+/* Is `best` the state at the end of that epoch, in the course that `newest` is of? */
+static enum status check_epoch(const char *path, const struct checkpoint *best, uint64_t epoch,
+                               const struct run_state *newest, struct error *why) {
+    struct run_state state = {0};
+    enum status status = run_state_read(&state, best, why);
+    if (status != STATUS_OK) {
+        status = error_prefix(why, status, "%s", path);
+    } else if (state.phase != RUN_TRAINING || state.position != 0 || state.restored_best ||
+               (uint64_t)state.epoch != epoch + 1 || epoch >= newest->row_count ||
+               !has_same_history(&state, newest)) {
+        status = error_set(why, STATUS_CORRUPT, "%s: it is of step %" PRId64 ", not of that epoch",
+                           path, state.step);
+    }
+    run_state_deinit(&state);
+    return status;
+}
+
+enum status best_model_open_epoch(const char *path, uint64_t epoch, const struct checkpoint *newest,
+                                  const struct run_state *newest_state, struct checkpoint **out,
+                                  struct error *why) {
+    TRY(checkpoint_read_file(&file_posix, path, out, why));
+    enum status status = check_run(path, *out, newest, why);
+    status = status == STATUS_OK ? check_epoch(path, *out, epoch, newest_state, why) : status;
+    if (status != STATUS_OK) {
+        checkpoint_free(*out);
+        *out = NULL;
+    }
     return status;
 }

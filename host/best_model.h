@@ -27,8 +27,8 @@ extern "C" {
 /* Does a run in this state have a best model? A threshold that was given (step 0) is none. */
 bool best_model_is_claimed(const struct run_state *state);
 
-/* The step of the best model at `path`; false when it cannot be read. */
-bool best_model_step(const char *path, uint64_t *step);
+/* The step that it says it is of; false when it does not. */
+bool best_model_step(const struct checkpoint *best, uint64_t *step);
 
 /* STATUS_OK when the best model at `path` is the one of which `newest`, the newest checkpoint,
  * knows, or a later one of the same run; also when it knows of none, or is no state of a run at all
@@ -41,6 +41,13 @@ MUST_USE enum status best_model_check(const char *path, const struct checkpoint 
 /* The same of one that was read: `path` is for the message. */
 MUST_USE enum status best_model_compare(const char *path, const struct checkpoint *best,
                                         const struct checkpoint *newest, struct error *why);
+
+/* The best model at `path`, if it is the state at the end of that zero-based epoch of the run that
+ * `newest` is of, whose state was read. The caller frees *out. Otherwise why not, as above. */
+MUST_USE enum status best_model_open_epoch(const char *path, uint64_t epoch,
+                                           const struct checkpoint *newest,
+                                           const struct run_state *newest_state,
+                                           struct checkpoint **out, struct error *why);
 
 #ifdef __cplusplus
 }

@@ -76,16 +76,12 @@ struct early_stopping_verdict early_stopping_epoch_end(struct early_stopping *st
     if (config->patience < 0 || epoch < config->start_from_epoch) {
         return verdict;
     }
-    if (config->restore_best_weights && !state->has_weights) {
-        verdict.capture_weights = true;
-        state->has_weights = true;
-        state->best_epoch = epoch;
-    }
     state->wait++;
     if (!state->has_best || improves(config->direction, value, state->best, config->min_delta)) {
         verdict.improved = true;
         verdict.nan_became_best = isnan(value);
         verdict.capture_weights = config->restore_best_weights;
+        state->has_weights = config->restore_best_weights;
         state->best = value;
         state->has_best = true;
         state->best_epoch = epoch;

@@ -71,9 +71,10 @@ struct early_stopping_verdict {
 };
 
 /* Call at the end of zero-based `epoch` with the monitored value. Follows Keras 3's order exactly:
- * skip before start_from_epoch; capture weights at the first counted epoch; wait += 1; on
- * improvement best = value, capture, and wait = 0 only if there is no baseline or the value beats
- * it; otherwise stop if wait >= patience and epoch > 0. */
+ * skip before start_from_epoch; wait += 1; on improvement (the first counted epoch always is one)
+ * best = value, capture weights, and wait = 0 only if there is no baseline or the value beats it;
+ * otherwise stop if wait >= patience and epoch > 0. What is no improvement is never captured, also
+ * where restore_best_weights was off until now: such a state Keras never has. */
 struct early_stopping_verdict early_stopping_epoch_end(struct early_stopping *state,
                                                        const struct early_stopping_config *config,
                                                        uint64_t epoch, double value);

@@ -357,9 +357,12 @@ static enum status prepare(struct train *train, bool *nothing_to_do, struct erro
     TRY(resume_find(options, train->store, &train->resume, err));
     TRY(resume_check_options(&train->resume, options, train->be->kernel_path, err));
     char why[256];
-    *nothing_to_do = resume_already_there(&train->resume, options, why, sizeof why);
-    if (*nothing_to_do) {
+    bool there = resume_already_there(&train->resume, options, why, sizeof why);
+    if (there) {
         progress_warning(&train->progress, "%s", why);
+    }
+    *nothing_to_do = there && !train->resume.supersede; /* going back is something to do */
+    if (*nothing_to_do) {
         return STATUS_OK;
     }
     choose_run_id(train);

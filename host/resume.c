@@ -43,12 +43,22 @@ static enum status load_best_alone(const char *directory, struct resume *out, st
     return load_file(path, out, err);
 }
 
+static bool best_file_step(const char *path, uint64_t *step) {
+    struct checkpoint *best;
+    if (checkpoint_read_file(&file_posix, path, &best, NULL) != STATUS_OK) {
+        return false;
+    }
+    bool known = best_model_step(best, step);
+    checkpoint_free(best);
+    return known;
+}
+
 /* No checkpoint of the ring can be used; a best model that can is a way out. */
 static enum status offer_best(const char *directory, struct error *err) {
     char path[FILE_PATH_CAPACITY], shown[400];
     uint64_t step;
     struct error what = *err;
-    return !best_path(directory, path) || !best_model_step(path, &step)
+    return !best_path(directory, path) || !best_file_step(path, &step)
                ? what.status
                : error_set(err, what.status,
                            "%s. Or go on from the best model, of step %" PRIu64 ": --resume %s",
@@ -116,45 +126,6 @@ static bool has_name_of_ring(const char *path, int64_t step) {
            named == (uint64_t)step;
 }
 
-/* Nothing reads the best model while a run goes on: unless it is looked at here, a damage shows
- * when the run is over and the model is wanted. */
-static void check_best(const char *directory, struct resume *resume) {
-    char path[FILE_PATH_CAPACITY];
-    struct error why = {0};
-    if (file_join_path(path, sizeof path, directory, STORE_BEST_FILE) &&
-        best_model_check(path, resume->checkpoint, &why) != STATUS_OK) {
-        resume->best_unusable = true;
-        fprintf(stderr,
-                "Warning: the best model (end of epoch %lld) cannot be used until a better one "
-                "replaces it: %s\n",
-                (long long)resume->state.best_epoch + 1, why.message);
-    }
-}
-
-/* Going back: a best model that was reached later goes with the later checkpoints. The one that it
- * replaced, which the state gone back to knows, is no more. */
-static void check_best_of_going_back(const char *directory, struct resume *resume) {
-    char path[FILE_PATH_CAPACITY];
-    uint64_t step;
-    if (!best_path(directory, path) || !best_model_step(path, &step) ||
-        step <= (uint64_t)resume->state.step) {
-        check_best(directory, resume);
-        return;
-    }
-    resume->supersede_best = true;
-    fprintf(stderr,
-            "The best model, of step %" PRIu64
-            ", is newer: it is moved into " STORE_SUPERSEDED_DIRECTORY "/ as well\n",
-            step);
-    if (best_model_is_claimed(&resume->state)) {
-        resume->best_unusable = true;
-        fprintf(stderr,
-                "Warning: the best model up to here (end of epoch %lld) was replaced by it: there "
-                "is none until a better one is found\n",
-                (long long)resume->state.best_epoch + 1);
-    }
-}
-
 enum status resume_find(const struct options *options, struct store *store, struct resume *out,
                         struct error *err) {
     memset(out, 0, sizeof *out);
@@ -196,12 +167,109 @@ enum status resume_find(const struct options *options, struct store *store, stru
         }
         if (out->supersede) {
             out->in_ring = has_name_of_ring(path, out->state.step);
-            check_best_of_going_back(directory, out);
-        } else if (out->in_ring) {
-            check_best(directory, out);
         }
     }
     return STATUS_OK;
+}
+
+/* ---- the best model -------------------------------------------------------------------------- */
+
+/* Would a run with these options compute what comes after `checkpoint` as that one's run did? */
+static bool is_computed_alike(const struct checkpoint *checkpoint, const struct options *options,
+                              const char *kernel_path) {
+    struct option_difference differences[64];
+    size_t count = 0;
+    const char *saved = checkpoint_metadata(checkpoint, "options");
+    const char *kernels = checkpoint_metadata(checkpoint, "kernel_path");
+    if (saved != NULL &&
+        options_compare(options, saved, strlen(saved), differences,
+                        sizeof differences / sizeof differences[0], &count, NULL) != STATUS_OK) {
+        return false;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (differences[i].change != OPTION_CHANGE_FREE) {
+            return false;
+        }
+    }
+    return kernels == NULL || strcmp(kernels, kernel_path) == 0;
+}
+
+static bool has_same_data(const struct checkpoint *one, const struct run_state *other) {
+    struct run_state state = {0};
+    bool same = run_state_read(&state, one, NULL) == STATUS_OK &&
+                state.data_fingerprint == other->data_fingerprint &&
+                state.validation_fingerprint == other->validation_fingerprint;
+    run_state_deinit(&state);
+    return same;
+}
+
+static bool best_is_newer(const struct resume *resume) {
+    return resume->best_has_step && resume->best_step > (uint64_t)resume->state.step;
+}
+
+/* Nothing reads the best model while a run goes on: unless it is looked at here, a damage shows
+ * when the run is over and the model is wanted. Going back, one that is newer is no damage. */
+static void look_at_best(struct resume *resume, const struct options *options,
+                         const char *kernel_path) {
+    char path[FILE_PATH_CAPACITY] = "";
+    struct checkpoint *best = NULL;
+    struct error why = {0};
+    resume->best_is_there = best_path(options->model_dir, path);
+    resume->changed = !is_computed_alike(resume->checkpoint, options, kernel_path);
+    enum status status = checkpoint_read_file(&file_posix, path, &best, &why);
+    if (status == STATUS_OK) {
+        resume->best_has_step = best_model_step(best, &resume->best_step);
+        status = best_model_compare(path, best, resume->checkpoint, &why);
+        bool alike =
+            is_computed_alike(best, options, kernel_path) && has_same_data(best, &resume->state);
+        if (status == STATUS_OK && best_is_newer(resume) && !alike) {
+            resume->changed = true;
+        }
+    }
+    checkpoint_free(best);
+    bool has_own = resume->in_ring || resume->supersede; /* else its best model lies elsewhere */
+    bool goes = resume->supersede && best_is_newer(resume);
+    if (status != STATUS_OK && has_own && !goes && best_model_is_claimed(&resume->state)) {
+        resume->best_unusable = true;
+        fprintf(stderr,
+                "Warning: the best model (end of epoch %lld) cannot be used until a better one "
+                "replaces it: %s\n",
+                (long long)resume->state.best_epoch + 1, why.message);
+    }
+}
+
+/* The best model stays where it is as long as this run compares with it or makes it again. It is of
+ * another metric: neither. It is newer than the checkpoint: made again, unless the run goes back or
+ * goes on otherwise than it did. What is moved is said once it is (host/trainer_supersede.c). */
+static void settle_best(struct resume *resume) {
+    char *text = resume->best_text;
+    const size_t capacity = sizeof resume->best_text;
+    const char *const moved = "was moved into " STORE_SUPERSEDED_DIRECTORY "/";
+    const struct run_state *state = &resume->state;
+    bool again = !resume->supersede && !resume->changed;
+    if (!resume->best_is_there) {
+        return;
+    }
+    if (resume->monitor_changed) {
+        snprintf(text, capacity, "the best model is that of another --monitor or --mode: it %s",
+                 moved);
+    } else if (again || (resume->best_has_step && !best_is_newer(resume))) {
+        return;
+    } else if (!resume->best_has_step) {
+        snprintf(text, capacity, "of which step the best model is cannot be read: it %s", moved);
+    } else if (!best_model_is_claimed(state) || resume->best_unusable) {
+        snprintf(text, capacity,
+                 "the best model, of step %" PRIu64 ", is newer than the checkpoint: it %s",
+                 resume->best_step, moved);
+    } else {
+        resume->best_unusable = true;
+        snprintf(text, capacity,
+                 "the best model, of step %" PRIu64 ", is newer than the checkpoint: it %s. The "
+                 "one up to there (end of epoch %lld) was replaced by it: there is none until a "
+                 "better one is found",
+                 resume->best_step, moved, (long long)state->best_epoch + 1);
+    }
+    resume->supersede_best = text;
 }
 
 /* ---- does the model fit ---------------------------------------------------------------------- */
@@ -306,11 +374,12 @@ enum status resume_check_options(struct resume *resume, const struct options *op
         }
     }
     warn_of_kernels(checkpoint_metadata(resume->checkpoint, "kernel_path"), kernel_path);
+    look_at_best(resume, options, kernel_path);
     return STATUS_OK;
 }
 
 static enum status check_fingerprint(const char *what, int64_t saved, uint64_t now,
-                                     const struct resume *resume, const struct options *options,
+                                     struct resume *resume, const struct options *options,
                                      struct error *err) {
     uint64_t before;
     memcpy(&before, &saved, sizeof before);
@@ -321,6 +390,7 @@ static enum status check_fingerprint(const char *what, int64_t saved, uint64_t n
         fprintf(stderr,
                 "Warning: the %s data differ from those of the checkpoint (--allow-change)\n",
                 what);
+        resume->changed = true;
         return STATUS_OK;
     }
     return error_set(err, STATUS_CONFIG,
@@ -330,15 +400,17 @@ static enum status check_fingerprint(const char *what, int64_t saved, uint64_t n
                      what, resume->path, before, now);
 }
 
-enum status resume_check_data(const struct resume *resume, const struct options *options,
+enum status resume_check_data(struct resume *resume, const struct options *options,
                               const struct corpora *corpora, struct error *err) {
     if (resume->checkpoint == NULL) {
         return STATUS_OK;
     }
     TRY(check_fingerprint("training", resume->state.data_fingerprint, corpora->train.fingerprint,
                           resume, options, err));
-    return check_fingerprint("validation", resume->state.validation_fingerprint,
-                             corpora->validation.fingerprint, resume, options, err);
+    TRY(check_fingerprint("validation", resume->state.validation_fingerprint,
+                          corpora->validation.fingerprint, resume, options, err));
+    settle_best(resume);
+    return STATUS_OK;
 }
 
 /* ---- nothing left ---------------------------------------------------------------------------- */
@@ -357,10 +429,12 @@ bool resume_already_there(const struct resume *resume, const struct options *opt
                  state->step, options->max_steps);
         return true;
     }
-    if (options->restore_best_weights && state->stopping_has_weights && !state->restored_best) {
+    bool knows_best = !resume->monitor_changed; /* else it is forgotten, patience too */
+    if (options->restore_best_weights && knows_best && state->stopping_has_weights &&
+        !state->restored_best) {
         return false;
     }
-    if (options->patience >= 0 && state->stopping_stopped &&
+    if (options->patience >= 0 && knows_best && state->stopping_stopped &&
         state->stopping_wait >= options->patience) {
         snprintf(text, capacity,
                  "nothing to do: the run stopped early at epoch %" PRId64 ", after %" PRId64

@@ -36,26 +36,31 @@ struct resume {
     bool monitor_changed; /* --monitor or --mode differ: remembered best values are another metric's
                            */
     bool supersede; /* --resume named a file of this directory: newer ones are to be moved away */
-    bool supersede_best;    /* the best model too */
-    bool best_unusable;     /* missing, damaged or another one; it was said */
-    struct run_state state; /* read from it */
+    bool changed;   /* options, kernels or data: what came after it is not computed again */
+    bool best_is_there, best_has_step; /* a file of the best model; its step can be read */
+    uint64_t best_step;
+    const char *supersede_best; /* what to say once the best model was moved away; NULL: it stays */
+    bool best_unusable;         /* missing, damaged, another one or moved away */
+    char best_text[320];        /* private */
+    struct run_state state;     /* read from it */
 };
 
 /* Follow --resume: auto, never (STATUS_OUTPUT when the directory has checkpoints) or FILE (of this
  * directory: newer ones are superseded, by the trainer once it can start; from elsewhere: counts
- * only while the directory has none). Damaged checkpoints, and a best model that cannot be used, are
- * named on stderr. STATUS_CORRUPT when there are some and none verifies. */
+ * only while the directory has none). Damaged checkpoints are named on stderr. STATUS_CORRUPT when
+ * there are some and none verifies. */
 MUST_USE enum status resume_find(const struct options *options, struct store *store,
                                  struct resume *out, struct error *err);
 
 /* Compare options with those in the checkpoint, and its tensors with the model that they ask for. A
- * --vocabulary file must hold the checkpoint's own vocabulary. Sets monitor_changed. Does nothing
- * for a fresh run. */
+ * --vocabulary file must hold the checkpoint's own vocabulary. Sets monitor_changed. A best model
+ * that cannot be used is named on stderr. Does nothing for a fresh run. */
 MUST_USE enum status resume_check_options(struct resume *resume, const struct options *options,
                                           const char *kernel_path, struct error *err);
 
-/* Compare the data's fingerprints. */
-MUST_USE enum status resume_check_data(const struct resume *resume, const struct options *options,
+/* Compare the data's fingerprints. Whether the best model stays where it is is known then:
+ * supersede_best. */
+MUST_USE enum status resume_check_data(struct resume *resume, const struct options *options,
                                        const struct corpora *corpora, struct error *err);
 
 /* Is there nothing left to do? Then `text` says why, with both numbers. */

@@ -318,8 +318,16 @@ static enum status loop(struct trainer *trainer, enum trainer_end *end, struct e
 static enum status restore_best(struct trainer *trainer, enum trainer_end end, struct error *err) {
     bool complete = end == TRAINER_END_EPOCHS || end == TRAINER_END_EARLY_STOPPING;
     struct run_state *state = &trainer->state;
-    if (!complete || trainer->model->best == NULL || !state->stopping_has_weights ||
-        state->restored_best) {
+    if (!complete || trainer->model->best == NULL || state->restored_best) {
+        return STATUS_OK;
+    }
+    if (!state->stopping_has_weights) {
+        if (state->stopping_has_best) { /* --restore-best-weights came later than the best epoch */
+            progress_message(trainer->setup.progress,
+                             "The weights of the best epoch, %lld, were not kept: the last ones "
+                             "stay.",
+                             (long long)state->stopping_best_epoch + 1);
+        }
         return STATUS_OK;
     }
     TRY(trainer_swap_best(trainer, err));
@@ -357,26 +365,18 @@ static enum status finish(struct trainer *trainer, struct trainer_outcome *outco
 }
 
 /* A run begins with its state in the ring. That also proves, before hours are spent, that the disk
- * takes checkpoints. Only then are newer ones moved away, where --resume went back: the directory
- * is never without a checkpoint to go on from. And only then are the logs opened, which takes them
+ * takes checkpoints. Only then is moved away what is in the way (newer ones, where --resume went
+ * back): the directory is never without a checkpoint to go on from. And only then are the logs opened, which takes them
  * back to this step: going back may be refused until here, and then nothing has changed. */
 static enum status secure_start(struct trainer *trainer, struct error *err) {
     struct store *store = trainer->setup.store;
     bool durable = true;
     if (!trainer->setup.resumed_in_ring) {
+        TRY(trainer_keep_replaced(trainer, err));
         TRY(trainer_save_final(trainer, &durable, err));
     }
     store_protect(store, (uint64_t)trainer->state.step);
-    if (!trainer->setup.supersede) {
-        return STATUS_OK;
-    }
-    CHECK(durable, err, STATUS_IO,
-          "going back to %s needs a save, which failed: checkpoints and logs are as they were",
-          trainer->setup.resumed_path);
-    if (trainer->setup.supersede_best) {
-        TRY(store_supersede_best(store, err));
-    }
-    return store_supersede_newer(store, (uint64_t)trainer->state.step, err);
+    return trainer_supersede(trainer, durable, err);
 }
 
 /* A stop whose own save is good is a good stop, whatever failed before it: the same command goes on

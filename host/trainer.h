@@ -50,7 +50,7 @@ struct trainer_setup {
     bool resumed_in_ring;     /* that file is a checkpoint of the store's ring */
     bool
         supersede; /* --resume went back: newer checkpoints are moved away once training can start */
-    bool supersede_best;                /* and so is the best model */
+    const char *supersede_best;         /* so is the best model, and this is said; NULL: it stays */
     bool best_unusable;                 /* of the best model so far there is no good file */
     bool monitor_changed;               /* resume.h: forget the best values, begin to count anew */
     const struct checkpoint *init_from; /* weights to begin with; or NULL */

@@ -1,6 +1,6 @@
 /* trainer_internal.h - the trainer's struct, shared by trainer.c (the loop), trainer_setup.c
- * (create and free), trainer_save.c (snapshots and their results) and trainer_report.c (history
- * lines, end of run). Private to them.
+ * (create and free), trainer_save.c (snapshots and their results), trainer_supersede.c (what is moved
+ * away at the start) and trainer_report.c (history lines, end of run). Private to them.
  *
  * THREADS: as trainer.h.
  */
@@ -113,6 +113,17 @@ bool trainer_save_due(const struct trainer *trainer);
 
 /* Swap weights and best weights (state.restored_best tells which is which). */
 MUST_USE enum status trainer_swap_best(struct trainer *trainer, struct error *err);
+
+/* ---- trainer_supersede.c ---- */
+
+/* Where --resume went back to a file under another name, the save that secures the start replaces
+ * what the ring has of that step: keep it in superseded/, unless it is the same state. */
+MUST_USE enum status trainer_keep_replaced(struct trainer *trainer, struct error *err);
+
+/* What of an earlier course of the run would be in the way is moved into superseded/, and that is
+ * said: where --resume went back newer checkpoints, and the best model that resume.h names. Only if
+ * the state at the start is `durable` in the ring: else STATUS_IO, and nothing was changed. */
+MUST_USE enum status trainer_supersede(struct trainer *trainer, bool durable, struct error *err);
 
 /* ---- trainer_report.c ---- */
 

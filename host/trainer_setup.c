@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/best_model.h"
 #include "host/trainer_internal.h"
 
 /* ---- monitor and callbacks ------------------------------------------------------------------- */
@@ -156,6 +157,37 @@ static enum status read_weights(struct trainer *trainer, struct error *err) {
     return STATUS_OK;
 }
 
+/* Early stopping knows of a best epoch whose weights the checkpoint lacks: --restore-best-weights
+ * was off when it was made. The best model may be that epoch's; if not, no other epoch's weights
+ * pass for them. */
+static void find_best_weights(struct trainer *trainer) {
+    struct run_state *state = &trainer->state;
+    struct model *model = trainer->model;
+    if (model->best == NULL || state->stopping_has_weights || !state->stopping_has_best) {
+        return;
+    }
+    char path[FILE_PATH_CAPACITY];
+    struct checkpoint *best = NULL;
+    struct error why = {0};
+    uint64_t epoch = (uint64_t)state->stopping_best_epoch;
+    enum status status =
+        file_join_path(path, sizeof path, store_directory(trainer->setup.store), STORE_BEST_FILE)
+            ? best_model_open_epoch(path, epoch, trainer->setup.resumed, state, &best, &why)
+            : error_set(&why, STATUS_OUTPUT, "the path of the model directory is too long");
+    if (status == STATUS_OK) {
+        status = loading_upload(model, model->best, "", best, &why);
+    }
+    checkpoint_free(best);
+    state->stopping_has_weights = status == STATUS_OK;
+    if (status != STATUS_OK) {
+        progress_warning(trainer->setup.progress,
+                         "--restore-best-weights: the checkpoint was made without it, and the best "
+                         "model does not have the weights of the best epoch (%llu) either: only "
+                         "those of a better one can be restored. %s",
+                         (unsigned long long)epoch + 1, why.message);
+    }
+}
+
 /* Best values and patience belong to one metric; under another one they would be wrong for ever. */
 static void forget_best(struct run_state *state) {
     run_state_set_stopping(state, &(struct early_stopping){0});
@@ -189,6 +221,7 @@ static enum status begin_state(struct trainer *trainer, struct error *err) {
         if (trainer->setup.monitor_changed) {
             forget_best(state);
         }
+        find_best_weights(trainer);
         memcpy(&state->seed, &options->seed, sizeof state->seed); /* --allow-change */
         bool goes_on = options->patience < 0 || state->stopping_wait < options->patience;
         if (state->stopping_stopped && goes_on) {

@@ -104,7 +104,8 @@ TEST_F(BestModel, GoingBackTakesANewerOneAway) {
     const std::string first = read_file(best());
     Outcome outcome = go_back({"--steps", "1"});
     EXPECT_EXIT_CODE(outcome, 0);
-    EXPECT_SAYS(outcome, "The best model, of step 16, is newer");
+    EXPECT_SAYS(outcome, "the best model, of step 16, is newer than the checkpoint: it was moved");
+    EXPECT_SAYS(outcome, "The one up to there (end of epoch 1) was replaced by it");
     EXPECT_SAYS(outcome, "Best epoch: 1 ");
     EXPECT_SAYS(outcome, "without a usable file in " + model());
     EXPECT_FALSE(exists(best()));
@@ -130,6 +131,125 @@ TEST_F(BestModel, GoingBackLeavesOneThatIsNotNewer) {
     EXPECT_EXIT_CODE(train({"--resume", best(), "--epochs", "3", "--steps", "1"}), 0);
     EXPECT_EQ(read_file(best()), bytes);
     EXPECT_FALSE(exists(aside("best.safetensors.zst")));
+}
+
+TEST_F(BestModel, GoingBackTakesOneAwayThatCannotBeRead) {
+    flip(best());
+    const std::string bytes = read_file(best());
+    const Outcome outcome = go_back({"--steps", "1"});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, "of which step the best model is cannot be read: it was moved");
+    EXPECT_FALSE(exists(best()));
+    EXPECT_EQ(read_file(aside("best.safetensors.zst")), bytes);
+}
+
+TEST_F(BestModel, GoingBackThatIsRefusedMovesNothingAndSaysSo) {
+    const std::string bytes = read_file(best());
+    const Outcome outcome = go_back({"--seed", "9"});
+    EXPECT_EXIT_CODE(outcome, 78);
+    EXPECT_FALSE(contains(outcome.err, "moved")) << outcome.err;
+    EXPECT_EQ(read_file(best()), bytes);
+    EXPECT_EQ(checkpoint_steps(model()).back(), 16u);
+}
+
+TEST_F(BestModel, GoingBackIsCarriedOutWhereNothingIsLeftToTrain) {
+    const std::string bytes = read_file(best());
+    Outcome outcome = go_back({"--max-steps", "12"});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, "nothing to do: the checkpoint is at step 12");
+    EXPECT_SAYS(outcome, "Went back to step 12: the newer checkpoints were moved");
+    EXPECT_EQ(checkpoint_steps(model()), (std::vector<uint64_t>{0, 4, 8, 12}));
+    EXPECT_EQ(checkpoint_steps(model() + "/superseded"), (std::vector<uint64_t>{16}));
+    EXPECT_EQ(read_file(aside("best.safetensors.zst")), bytes);
+    outcome = go_back({"--max-steps", "12"});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_FALSE(contains(outcome.err, "moved")) << outcome.err;
+}
+
+// A file under another name: what the ring has of its step may be of another course.
+TEST_F(BestModel, GoingBackReplacesNoOtherCheckpointOfThatStep) {
+    const std::string named = model() + "/mine.zst", whole = read_file(checkpoint_path(model(), 8));
+    write_file(named, whole);
+    ASSERT_EQ(train({"--resume", checkpoint_path(model(), 4), "--learning-rate", "3e-2"}).code, 0);
+    const std::string other = read_file(checkpoint_path(model(), 8));
+    Outcome outcome = train({"--resume", named, "--steps", "1"});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, "model.ckpt-8.safetensors.zst is not the same as ");
+    EXPECT_EQ(checkpoint_steps(model()), (std::vector<uint64_t>{0, 4, 8, 9}));
+    EXPECT_EQ(read_file(checkpoint_path(model() + "/superseded", 8)), other);
+    EXPECT_EQ(checkpoint_difference(checkpoint_path(model(), 8), named), "");
+
+    outcome = train({"--resume", named, "--steps", "1"}); // the ring has it now
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_FALSE(contains(outcome.err, "is not the same")) << outcome.err;
+    EXPECT_EQ(read_file(checkpoint_path(model() + "/superseded", 8)), other);
+}
+
+// Killed before a checkpoint knew of the best model: what is computed again must be the same.
+TEST_F(BestModel, IsMovedAwayWhereTheRunGoesOnOtherwiseThanBefore) {
+    const std::string other_data = dir_.file("other.jsonl");
+    write_jsonl(other_data, small_examples(128, 3));
+    const struct {
+        std::vector<std::string> before, now;
+        bool moved;
+    } cases[] = {
+        {{}, {}, false},
+        {{}, {"--threads", "2", "--patience", "7", "--save-checkpoints-steps", "3"}, false},
+        {{}, {"--learning-rate", "3e-2"}, true},
+        {{}, {"--clip-norm", "0.05"}, true},
+        {{}, {"--isa", "reference"}, true},
+        {{}, {"--seed", "5", "--allow-change"}, true},
+        {{}, {"--data", other_data, "--allow-change"}, true},
+        {{"--learning-rate", "3e-2"}, {}, true},
+        {{"--data", other_data, "--allow-change"}, {}, true},
+    };
+    for (const auto &test : cases) {
+        SCOPED_TRACE(testing::PrintToString(test.before) + testing::PrintToString(test.now));
+        std::filesystem::remove_all(model());
+        ASSERT_EQ(train({"--max-steps", "4"}).code, 0);
+        ASSERT_EQ(train(test.before).code, 0);
+        for (uint64_t step : {8, 12, 16}) {
+            std::filesystem::remove(checkpoint_path(model(), step));
+        }
+        const std::string bytes = read_file(best());
+        const Outcome outcome = train(test.now + std::vector<std::string>{"--max-steps", "5"});
+        EXPECT_EXIT_CODE(outcome, 0);
+        EXPECT_SAYS(outcome, "step 4, epoch 1"); // gone on from there
+        EXPECT_EQ(contains(outcome.err, "is newer than the checkpoint: it was moved"), test.moved)
+            << outcome.err;
+        EXPECT_EQ(exists(best()), !test.moved);
+        EXPECT_EQ(read_file(test.moved ? aside("best.safetensors.zst") : best()), bytes);
+    }
+}
+
+TEST_F(BestModel, OfAnotherMonitorIsMovedAway) {
+    const std::string bytes = read_file(best());
+    const std::vector<std::string> other = {"--monitor", "val_accuracy"};
+    Outcome outcome = train(other); // nothing to do
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_EQ(read_file(best()), bytes);
+    outcome = train(other + std::vector<std::string>{"--epochs", "3"});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, "the best model is that of another --monitor or --mode: it was moved");
+    EXPECT_EQ(step_of(best()), "24");
+    EXPECT_EQ(read_file(aside("best.safetensors.zst")), bytes);
+    outcome = train(other + std::vector<std::string>{"--epochs", "4"});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_FALSE(exists(aside("best-2.safetensors.zst")));
+}
+
+// Patience belongs to a metric: what stopped under one goes on under another.
+TEST_F(BestModel, AnEarlyStopIsForgottenWithItsMonitor) {
+    std::filesystem::remove_all(model());
+    const std::vector<std::string> stopping = {"--patience",      "1",   "--epochs", "60",
+                                               "--learning-rate", "5e-2"};
+    ASSERT_TRUE(contains(train(stopping).err, "early stopping"));
+    EXPECT_SAYS(train(stopping), "nothing to do: the run stopped early");
+    const Outcome outcome =
+        train(stopping + std::vector<std::string>{"--monitor", "loss", "--steps", "1"});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_FALSE(contains(outcome.err, "nothing to do")) << outcome.err;
+    EXPECT_SAYS(outcome, "(steps)");
 }
 
 // Going back taken back as docs/recovery.md says it; and with the best model forgotten.

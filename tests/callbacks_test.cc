@@ -155,6 +155,19 @@ TEST(EarlyStopping, CapturesWeightsOnlyWhenAskedTo) {
     EXPECT_FALSE(without.has_weights);
 }
 
+// Switched on between two lives: what comes next is no better, so it is not the best.
+TEST(EarlyStopping, CapturesNoWorseWeightsWhereThoseOfTheBestAreMissing) {
+    struct early_stopping state = {};
+    const struct early_stopping_config plain = config(5), restore = config(5, 0, kNaN, 0, true);
+    early_stopping_epoch_end(&state, &plain, 0, 0.5);
+    EXPECT_FALSE(early_stopping_epoch_end(&state, &restore, 1, 0.6).capture_weights);
+    EXPECT_FALSE(state.has_weights);
+    EXPECT_EQ(state.best_epoch, 0u);
+    EXPECT_TRUE(early_stopping_epoch_end(&state, &restore, 2, 0.4).capture_weights);
+    EXPECT_TRUE(state.has_weights);
+    EXPECT_EQ(state.best_epoch, 2u);
+}
+
 // The state is a plain value: copied at any epoch, the run goes on as if nothing had happened.
 TEST(EarlyStopping, StateIsAllThereIs) {
     const std::vector<double> values = {0.9, 0.7, 0.8, kNaN, 0.6, 0.65, 0.7, 0.7, 0.2};

@@ -1,0 +1,104 @@
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/trainer_internal.h"
+
+/* ---- what the first save replaces ------------------------------------------------------------ */
+
+static bool has_same_tensors(const struct checkpoint *one, const struct checkpoint *other) {
+    if (one->tensor_count != other->tensor_count) {
+        return false;
+    }
+    for (size_t i = 0; i < one->tensor_count; i++) {
+        const struct tensor_view *a = &one->tensors[i];
+        const struct tensor_view *b = tensor_find(other->tensors, other->tensor_count, a->name);
+        if (b == NULL || a->dtype != b->dtype || a->rank != b->rank ||
+            memcmp(a->shape, b->shape, sizeof a->shape) != 0) {
+            return false;
+        }
+        uint64_t bytes = tensor_known_bytes(a);
+        if (bytes > 0 && memcmp(a->data, b->data, (size_t)bytes) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* A copy, not a move: the directory is never without the checkpoint. */
+static enum status copy_aside(const struct trainer *trainer, const char *path, const char *name,
+                              struct error *err) {
+    const struct file_table *files = trainer->setup.files;
+    char target[FILE_PATH_CAPACITY], copy[FILE_PATH_CAPACITY];
+    CHECK(file_join_path(target, sizeof target, store_directory(trainer->setup.store),
+                         STORE_SUPERSEDED_DIRECTORY) &&
+              file_join_path(copy, sizeof copy, target, name),
+          err, STATUS_OUTPUT, "the path of the model directory is too long");
+    uint8_t *bytes;
+    size_t size;
+    TRY(file_read_all(files, path, CHECKPOINT_FILE_BYTES_MAX, &bytes, &size, err));
+    enum status status = file_make_directories(files, target, err);
+    status = status == STATUS_OK ? file_publish(files, copy, bytes, size, err) : status;
+    free(bytes);
+    return status;
+}
+
+enum status trainer_keep_replaced(struct trainer *trainer, struct error *err) {
+    const struct trainer_setup *setup = &trainer->setup;
+    char name[64], path[FILE_PATH_CAPACITY];
+    struct file_stat info;
+    store_checkpoint_name((uint64_t)trainer->state.step, name);
+    if (!setup->supersede || setup->resumed_in_ring ||
+        !file_join_path(path, sizeof path, store_directory(setup->store), name) ||
+        setup->files->stat(setup->files->context, path, &info) < 0) {
+        return STATUS_OK;
+    }
+    struct checkpoint *there = NULL;
+    bool same = checkpoint_read_file(setup->files, path, &there, NULL) == STATUS_OK &&
+                has_same_tensors(there, setup->resumed);
+    checkpoint_free(there);
+    if (same) {
+        return STATUS_OK;
+    }
+    TRY(copy_aside(trainer, path, name, err));
+    progress_message(setup->progress,
+                     "%s is not the same as %s: it was copied into " STORE_SUPERSEDED_DIRECTORY
+                     "/ and is replaced",
+                     name, setup->resumed_path);
+    return STATUS_OK;
+}
+
+/* ---- what is moved --------------------------------------------------------------------------- */
+
+/* Newer checkpoints of the ring, where --resume went back. */
+static enum status supersede_newer(struct trainer *trainer, struct error *err) {
+    struct store *store = trainer->setup.store;
+    uint64_t step = (uint64_t)trainer->state.step;
+    struct store_list list = {0};
+    TRY(store_scan(trainer->setup.files, store_directory(store), &list, err));
+    bool some = list.count > 0 && list.entries[list.count - 1].step > step;
+    store_list_free(&list);
+    TRY(store_supersede_newer(store, step, err));
+    if (some) {
+        progress_message(trainer->setup.progress,
+                         "Went back to step %" PRIu64
+                         ": the newer checkpoints were moved into " STORE_SUPERSEDED_DIRECTORY "/",
+                         step);
+    }
+    return STATUS_OK;
+}
+
+enum status trainer_supersede(struct trainer *trainer, bool durable, struct error *err) {
+    const struct trainer_setup *setup = &trainer->setup;
+    if (!setup->supersede && setup->supersede_best == NULL) {
+        return STATUS_OK;
+    }
+    CHECK(durable, err, STATUS_IO,
+          "going %s %s needs a save, which failed: checkpoints and logs are as they were",
+          setup->supersede ? "back to" : "on from", setup->resumed_path);
+    if (setup->supersede_best != NULL) {
+        TRY(store_supersede_best(setup->store, err));
+        progress_warning(setup->progress, "%s", setup->supersede_best);
+    }
+    return setup->supersede ? supersede_newer(trainer, err) : STATUS_OK;
+}
