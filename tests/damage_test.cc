@@ -279,7 +279,7 @@ TEST(Reencoded, EveryBitOfTheJson) {
     plain.expect_no_other_values("a bit of every byte of the JSON, plain safetensors", 5000);
     EXPECT_GT(trial.same(), 0);
     EXPECT_LT(trial.same(), 1000);
-    EXPECT_EQ(trial.other_versions(), 8) << "eight bits of a '1'";
+    EXPECT_EQ(trial.other_versions(), 6) << "of its '1' two flipped bits make no JSON text";
 }
 
 TEST(Reencoded, EveryBitOfTheLengthInFrontOfTheJson) {
