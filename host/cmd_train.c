@@ -108,8 +108,8 @@ static void choose_run_id(struct train *train) {
     train->run_id[16] = '\0';
 }
 
-/* --init-from counts only for a fresh run, so that a requeued job may keep it; it is not even looked
- * at otherwise. Its sizes must be those asked for. */
+/* --init-from counts only for a fresh run, so that a requeued job may keep it; it is not even
+ * looked at otherwise. Its sizes must be those asked for. */
 static enum status open_init_from(struct train *train, struct error *err) {
     const struct options *options = &train->options;
     if (options->init_from[0] == '\0') {

@@ -83,8 +83,8 @@ MUST_USE enum status trainer_create(const struct trainer_setup *setup, struct tr
                                     struct error *err);
 
 /* Train until an end, save, wait until it is durable, report. STATUS_OK for every orderly end, also
- * by a signal (see outcome->end); STATUS_NONFINITE for that end; STATUS_IO when saves failed, unless
- * a signal ended the run and its last state is durable; others as they come. */
+ * by a signal (see outcome->end); STATUS_NONFINITE for that end; STATUS_IO when saves failed,
+ * unless a signal ended the run and its last state is durable; others as they come. */
 MUST_USE enum status trainer_run(struct trainer *trainer, struct trainer_outcome *outcome,
                                  struct error *err);
 

@@ -1,6 +1,6 @@
 /* trainer_internal.h - the trainer's struct, shared by trainer.c (the loop), trainer_setup.c
- * (create and free), trainer_save.c (snapshots and their results), trainer_supersede.c (what is moved
- * away at the start) and trainer_report.c (history lines, end of run). Private to them.
+ * (create and free), trainer_save.c (snapshots and their results), trainer_supersede.c (what is
+ * moved away at the start) and trainer_report.c (history lines, end of run). Private to them.
  *
  * THREADS: as trainer.h.
  */

@@ -126,7 +126,8 @@ const char *store_directory(const struct store *store);
 /* Is the directory still the one that was opened, and ours? STATUS_OUTPUT when it was deleted,
  * moved or replaced (the kernel lock is then on a file that nobody sees), or taken by another
  * trainer; STATUS_IO when that cannot be found out. A lock file that was deleted alone is made and
- * locked anew; where the newest checkpoint is gone with it, the directory is no longer ours. Asked before each file of a save, on the writer's thread; blocking. */
+ * locked anew; where the newest checkpoint is gone with it, the directory is no longer ours. Asked
+ * before each file of a save, on the writer's thread; blocking. */
 MUST_USE enum status store_check_owned(struct store *store, struct error *err);
 
 /* The retention must not delete this step until a newer one is committed (the one resumed from). */
@@ -138,8 +139,8 @@ void store_protect(struct store *store, uint64_t step);
  */
 MUST_USE enum status store_supersede_newer(struct store *store, uint64_t step, struct error *err);
 
-/* Move the best model into superseded/ as well, under its own name or, where that is taken, one with
- * a number: unlike a checkpoint of the ring it cannot be trained again from one that is older.
+/* Move the best model into superseded/ as well, under its own name or, where that is taken, one
+ * with a number: unlike a checkpoint of the ring it cannot be trained again from one that is older.
  * Before the others: who is interrupted in between is told that it is missing. There being none is
  * fine. */
 MUST_USE enum status store_supersede_best(struct store *store, struct error *err);
