@@ -337,7 +337,7 @@ enum status cmd_bench_checkpoint(const struct options *options, int *exit_code, 
         status = run(bench, err);
     }
     for (size_t i = 0; i < bench->place_count; i++) {
-        checkpoint_place_remove(bench->places[i].path);
+        checkpoint_place_close(&bench->places[i]);
     }
     for (size_t i = 0; i < bench->case_count; i++) {
         checkpoint_case_free(bench->cases[i]);

@@ -109,11 +109,16 @@ uint64_t checkpoint_plan_steps(const struct checkpoint_plan *plan, bool made_up,
 struct checkpoint_place {
     const char *name; /* "dir", "tmpfs" */
     char path[FILE_PATH_CAPACITY];
+    int lock; /* the locked file in it; -1: the file system has no locks */
 };
 
-/* Make a directory below --dir or /dev/shm. STATUS_OUTPUT. */
+/* Make a directory below --dir or /dev/shm, after those that a killed benchmark has left there are
+ * removed. A directory is left over when nobody holds the lock of its file `lock`. STATUS_OUTPUT.
+ */
 MUST_USE enum status checkpoint_place_make(const struct options *options, bool tmpfs,
                                            struct checkpoint_place *out, struct error *err);
+/* Remove the directory with everything in it, then let others have the lock. */
+void checkpoint_place_close(struct checkpoint_place *place);
 /* A directory inside of it, which must not exist. STATUS_OUTPUT. */
 MUST_USE enum status checkpoint_place_enter(const struct checkpoint_place *place, const char *name,
                                             char out[FILE_PATH_CAPACITY], struct error *err);

@@ -415,7 +415,8 @@ const struct option_row option_rows[] = {
      .help = "where to save: dir (--dir), tmpfs (/dev/shm)", .commands = BENCH_CHECKPOINT,
      .group = GROUP_BENCH},
     {ROW("dir", directory, STRING, "DIR", "", FREE), .shown = "$TMPDIR, or /tmp",
-     .help = "save into a directory of its own below this one, removed at the end",
+     .help = "save into a directory of its own below this one, removed at the end, or by the next "
+             "benchmark if this one is killed",
      .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
     {ROW("kills", kills, U64, "N", "30", FREE), RANGE(0, 255),
      .shown = "30, or as many as end within a minute, at least 5",

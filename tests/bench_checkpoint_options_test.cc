@@ -1,6 +1,8 @@
 // `cairn bench checkpoint` with one option or another, and when something goes wrong.
+#include <fcntl.h>
 #include <jansson.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -303,19 +305,62 @@ TEST(BenchCheckpointFailure, AStateThatIsTooLargeIsLeftOutAndTheReportSaysSo) {
     EXPECT_EQ(run_cairn({"inspect", directory.file("r.state")}).code, 0);
 }
 
+// Of a benchmark below `directory` in which a trainer has begun; "" when there is none.
+std::string busy_place(const TemporaryDirectory &directory) {
+    for (const std::string &name : list_directory(directory.path())) {
+        if (name.rfind("cairn-bench-", 0) == 0) {
+            for (const std::string &inner : list_directory(directory.file(name))) {
+                if (inner.rfind("kill-", 0) == 0) {
+                    return directory.file(name);
+                }
+            }
+        }
+    }
+    return "";
+}
+
+// Until nobody has it; false when there is no such file.
+bool wait_for_lock(const std::string &path) {
+    const int file = open(path.c_str(), O_RDWR | O_CLOEXEC);
+    const bool locked = file >= 0 && flock(file, LOCK_EX) == 0;
+    close(file);
+    return locked;
+}
+
+TEST(BenchCheckpointFailure, WhatAKilledBenchmarkLeavesIsRemovedByTheNextOne) {
+    TemporaryDirectory directory;
+    const std::string similar = directory.file("cairn-bench-mine");
+    ASSERT_EQ(mkdir(similar.c_str(), 0700), 0);
+    write_file(similar + "/file", "mine");
+    Process process(
+        {.program = {},
+         .arguments = words("bench checkpoint --quick --threads 1 --storage dir --modes async "
+                            "--sizes 0.02 --intervals 2 --kills 255 --dir") +
+                      std::vector<std::string>{directory.path()}});
+    ASSERT_TRUE(process.wait_for([&] { return !busy_place(directory).empty(); }));
+    const std::string place = busy_place(directory);
+    const std::vector<std::string> another =
+        shortest(directory) + words("--sizes 0.02 --intervals 1 --saves 1 --kills 0");
+    const Outcome beside = run_cairn(another);
+    EXPECT_EQ(beside.code, 0) << beside.err;
+    EXPECT_EQ(access(place.c_str(), F_OK), 0) << "the other one was still running";
+    process.signal(SIGKILL);
+    process.wait();
+    ASSERT_TRUE(wait_for_lock(place + "/lock")); // its last trainer ends when it sees it
+    const Outcome next = run_cairn(another);
+    EXPECT_EQ(next.code, 0) << next.err;
+    EXPECT_TRUE(contains(next.err, "removing " + place)) << next.err;
+    EXPECT_EQ(list_directory(directory.path()),
+              (std::vector<std::string>{"cairn-bench-mine", "r.csv", "r.json"}));
+    EXPECT_EQ(read_file(similar + "/file"), "mine");
+}
+
 TEST(BenchCheckpointFailure, AStopSignalWhileTrainersAreKilledEndsItAndLeavesNothing) {
     TemporaryDirectory directory;
     Process process(
         {.program = {},
          .arguments = shortest(directory) + words("--sizes 0.02 --intervals 2 --kills 255")});
-    ASSERT_TRUE(process.wait_for([&] { // a trainer's directory, in the benchmark's
-        for (const std::string &name : list_directory(directory.path())) {
-            if (contains(name, "cairn-bench-") && !list_directory(directory.file(name)).empty()) {
-                return true;
-            }
-        }
-        return false;
-    }));
+    ASSERT_TRUE(process.wait_for([&] { return !busy_place(directory).empty(); }));
     process.signal(SIGTERM);
     EXPECT_EQ(process.wait(), 75) << process.err();
     EXPECT_TRUE(contains(process.err(), "stopped by a signal")) << process.err();

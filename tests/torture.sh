@@ -35,7 +35,11 @@ while [ $# -gt 0 ]; do
         exit 0
         ;;
     --binary)
-        binary=${2:?--binary needs a path}
+        [ $# -ge 2 ] || {
+            echo "torture.sh: --binary needs a path (--help says more)" >&2
+            exit 2
+        }
+        binary=$2
         shift
         ;;
     --no-install) install=0 ;;

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""tests/torture: what it reads off a log of strace, and what it aims its trials at, without the program."""
+"""tests/torture: what it reads off a log of strace, and what it aims its trials at, without the program; and
+how it and the other scripts of tests/ refuse a wrong command."""
 import importlib.util
 import pathlib
 import subprocess
@@ -103,6 +104,19 @@ class Aims(unittest.TestCase):
 
 
 class Command(unittest.TestCase):
+    def test_an_option_without_its_value(self):
+        for script, option in (
+            ("torture.sh", "--binary"),
+            ("coverage.sh", "--build"),
+            ("fuzz/run.sh", "--seconds"),
+            ("fuzz/run.sh", "--only"),
+        ):
+            done = subprocess.run(
+                [TORTURE.parent / script, option], capture_output=True, text=True, check=False
+            )
+            self.assertEqual(2, done.returncode, done.stderr)
+            self.assertIn(f"{option} needs a ", done.stderr)
+
     def test_a_wrong_command_is_refused_with_a_word(self):
         for arguments, word in (
             (["--binary", "/nonexistent"], "no such program: /nonexistent"),

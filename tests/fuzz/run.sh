@@ -16,7 +16,14 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$here/../..
 
 seconds=60 build=$root/build-fuzz jobs=1 targets=()
+fail_usage() {
+    echo "run.sh: $1 (--help lists what it knows)" >&2
+    exit 2
+}
 while [ $# -gt 0 ]; do
+    case "$1" in
+    --seconds | --build | --jobs | --only) [ $# -ge 2 ] || fail_usage "$1 needs a value" ;;
+    esac
     case "$1" in
     -h | --help)
         sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"
@@ -26,10 +33,7 @@ while [ $# -gt 0 ]; do
     --build) build=$2 ;;
     --jobs) jobs=$2 ;;
     --only) targets+=("$2") ;;
-    *)
-        echo "run.sh: unknown option '$1' (--help lists them)" >&2
-        exit 2
-        ;;
+    *) fail_usage "unknown option '$1'" ;;
     esac
     shift 2
 done
