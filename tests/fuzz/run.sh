@@ -9,7 +9,11 @@
 #
 # Needs clang (Debian: clang) for libFuzzer. Starts from the seeds of make_seeds and from tests/fuzz/corpus/,
 # keeps what it finds in DIR/corpus/, and puts every input that ends a target badly into DIR/crashes/. Such an
-# input belongs into tests/fuzz/corpus/<target>/ with the fix: the ordinary suite replays that folder.
+# input belongs into tests/fuzz/corpus/<target>/ with the fix: the ordinary suite replays that folder. Those
+# named by their digests take edges that no seed takes. Others are found by
+#     cp DIR/seeds/TARGET/* tests/fuzz/corpus/TARGET/* all/
+#     DIR/tests/fuzz/fuzz_TARGET -merge=1 -use_counters=0 all DIR/corpus/TARGET
+# which copies the shortest ones that do into all/.
 # Exit code 1 when there was one, and when a target did not start or ended with an error and left no input.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
