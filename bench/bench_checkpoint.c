@@ -247,13 +247,16 @@ static enum status draw_pictures(struct bench *bench, struct error *err) {
             drawn[count++] = bench->cases[i];
         }
     }
-    if (bench->options.plot[0] == '\0' || count == 0) {
+    if (bench->options.plot[0] == '\0') {
         return STATUS_OK;
     }
-    bool done;
-    TRY(checkpoint_picture_draw(drawn, count, &bench->plan, &done, err));
-    bench_report_fact(bench->out.report, "picture", "%s",
-                      done ? bench->options.plot : "none, there is no gnuplot on this machine");
+    const char *result = "none, what it would show was left out";
+    if (count > 0) {
+        bool done;
+        TRY(checkpoint_picture_draw(drawn, count, &bench->plan, &done, err));
+        result = done ? bench->options.plot : "none, there is no gnuplot on this machine";
+    }
+    bench_report_fact(bench->out.report, "picture", "%s", result);
     return STATUS_OK;
 }
 
@@ -295,7 +298,9 @@ static enum status measure_all(struct bench *bench, struct error *err) {
 
 static enum status run(struct bench *bench, struct error *err) {
     struct options *options = &bench->options;
-    TRY(checkpoint_restore_try_keep(options->keep_state, err));
+    TRY(checkpoint_plan_try_file("keep-state", options->keep_state, err));
+    TRY(checkpoint_plan_try_file("plot", options->plot, err));
+    TRY(checkpoint_plan_try_device(&bench->plan, err));
     TRY(bench_report_create(options, stdout, &bench->out.report, err));
     for (int tmpfs = 0; tmpfs < CHECKPOINT_PLACES; tmpfs++) {
         if (tmpfs == 1 ? bench->plan.tmpfs : bench->plan.disk) {
@@ -307,9 +312,12 @@ static enum status run(struct bench *bench, struct error *err) {
     TRY(checkpoint_csv_open(options, &bench->out.csv, err));
     TRY(kill_trainers(bench, err));
     TRY(loading_create_backend(options, options->hidden_size, &bench->be, err));
-    checkpoint_plan_fit(&bench->plan, bench->be->unified_memory);
+    bool drops = checkpoint_plan_fit(&bench->plan, bench->be->unified_memory);
     bench_report_device(bench->out.report, bench->be);
     report_facts(bench);
+    if (drops) {
+        bench_report_fact(bench->out.report, "left out: direct", "of a GPU only");
+    }
     bench_report_quiet(bench->out.report, true);
     report_kills(bench);
     checkpoint_table_legend(stdout);
@@ -329,7 +337,7 @@ enum status cmd_bench_checkpoint(const struct options *options, int *exit_code, 
         status = run(bench, err);
     }
     for (size_t i = 0; i < bench->place_count; i++) {
-        checkpoint_place_remove(bench->places[i].path);
+        checkpoint_place_close(&bench->places[i]);
     }
     for (size_t i = 0; i < bench->case_count; i++) {
         checkpoint_case_free(bench->cases[i]);

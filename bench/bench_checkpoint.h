@@ -87,8 +87,16 @@ struct checkpoint_plan {
 /* From the options. STATUS_USAGE naming the option and the word that is wrong. */
 MUST_USE enum status checkpoint_plan_make(const struct options *options,
                                           struct checkpoint_plan *out, struct error *err);
-/* Drop the modes that a device with unified memory has not. */
-void checkpoint_plan_fit(struct checkpoint_plan *plan, bool unified_memory);
+/* Minutes are measured before a file is written: whether one could be published at `path`, the value
+ * of --`option` ("": none is wanted). STATUS_OUTPUT naming both. */
+MUST_USE enum status checkpoint_plan_try_file(const char *option, const char *path,
+                                              struct error *err);
+/* When --modes asks for what the device of the options has not: STATUS_DEVICE. A child looks: what
+ * kills trainers must not have a device itself. */
+MUST_USE enum status checkpoint_plan_try_device(const struct checkpoint_plan *plan,
+                                                struct error *err);
+/* Drop the modes that a device with unified memory has not. True when there were any. */
+bool checkpoint_plan_fit(struct checkpoint_plan *plan, bool unified_memory);
 /* Intervals of a state of `bytes`, into `out`; their number. `made_up`: no epochs. */
 size_t checkpoint_plan_intervals(const struct checkpoint_plan *plan, bool made_up, double bytes,
                                  uint64_t out[CHECKPOINT_LIST_MAX]);
@@ -101,11 +109,16 @@ uint64_t checkpoint_plan_steps(const struct checkpoint_plan *plan, bool made_up,
 struct checkpoint_place {
     const char *name; /* "dir", "tmpfs" */
     char path[FILE_PATH_CAPACITY];
+    int lock; /* the locked file in it; -1: the file system has no locks */
 };
 
-/* Make a directory below --dir or /dev/shm. STATUS_OUTPUT. */
+/* Make a directory below --dir or /dev/shm, after those that a killed benchmark has left there are
+ * removed. A directory is left over when nobody holds the lock of its file `lock`. STATUS_OUTPUT.
+ */
 MUST_USE enum status checkpoint_place_make(const struct options *options, bool tmpfs,
                                            struct checkpoint_place *out, struct error *err);
+/* Remove the directory with everything in it, then let others have the lock. */
+void checkpoint_place_close(struct checkpoint_place *place);
 /* A directory inside of it, which must not exist. STATUS_OUTPUT. */
 MUST_USE enum status checkpoint_place_enter(const struct checkpoint_place *place, const char *name,
                                             char out[FILE_PATH_CAPACITY], struct error *err);
@@ -236,9 +249,6 @@ struct checkpoint_restore {
  * frees *out (checkpoint_free). */
 MUST_USE enum status checkpoint_restore_read(struct checkpoint_trainee *trainee,
                                              struct checkpoint **out, struct error *err);
-/* Whether checkpoint_restore_keep could publish a file at `path`, the value of --keep-state ("":
- * none is wanted): minutes are measured before it does. STATUS_OUTPUT naming both. */
-MUST_USE enum status checkpoint_restore_try_keep(const char *path, struct error *err);
 /* Copy the file of the newest checkpoint of the trainee's directory to `path`, in place of what is
  * there, for who saves the same tensors in other ways. STATUS_IO, STATUS_MEMORY. Blocking: until
  * the copy is durable. */

@@ -32,7 +32,11 @@ static bool is_drawn(const struct checkpoint_case *cell, enum checkpoint_mode mo
 }
 
 bool checkpoint_picture_shows(const struct checkpoint_case *cell) {
-    return cell->interval_count > 1 && cell->modes[CHECKPOINT_OFF];
+    bool saves = false;
+    for (enum checkpoint_mode mode = 0; mode < CHECKPOINT_MODES; mode++) {
+        saves = saves || is_drawn(cell, mode);
+    }
+    return saves && cell->interval_count > 1 && cell->modes[CHECKPOINT_OFF];
 }
 
 /* ---- characters ------------------------------------------------------------------------------ */

@@ -1,9 +1,11 @@
-/* A directory of its own on a disk or in memory, removed at the end. */
+/* A directory of its own on a disk or in memory, removed at the end, or by the next benchmark. */
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -21,18 +23,88 @@ static const char *base_of(const struct options *options, bool tmpfs) {
     return temporary != NULL && temporary[0] != '\0' ? temporary : "/tmp";
 }
 
+/* ---- what a killed benchmark leaves ---------------------------------------------------------- */
+
+static const char prefix[] = "cairn-bench-", lock_name[] = "lock";
+
+/* Of the directory, if it is ours and has a lock's file; -1 otherwise. */
+static int open_lock(const char *path) {
+    struct stat about;
+    char lock[FILE_PATH_CAPACITY];
+    bool ours = lstat(path, &about) == 0 && S_ISDIR(about.st_mode) && about.st_uid == geteuid();
+    return ours && file_join_path(lock, sizeof lock, path, lock_name)
+               ? open(lock, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
+               : -1;
+}
+
+static void remove_if_left(const char *path) {
+    int lock = open_lock(path);
+    if (lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) == 0) {
+        fprintf(stderr, "bench checkpoint: removing %s, which a killed benchmark has left\n", path);
+        checkpoint_place_remove(path);
+    }
+    if (lock >= 0) {
+        close(lock);
+    }
+}
+
+static void remove_left(const char *base) {
+    char path[FILE_PATH_CAPACITY];
+    DIR *directory = opendir(base);
+    for (struct dirent *entry = directory == NULL ? NULL : readdir(directory); entry != NULL;
+         entry = readdir(directory)) {
+        if (strncmp(entry->d_name, prefix, sizeof prefix - 1) == 0 &&
+            file_join_path(path, sizeof path, base, entry->d_name)) {
+            remove_if_left(path);
+        }
+    }
+    if (directory != NULL) {
+        closedir(directory);
+    }
+}
+
+/* Without a lock the directory must not look as if it were left. The lock's file is created under
+ * another name and gets its own when it is locked. */
+static void lock_place(struct checkpoint_place *place) {
+    char new_name[FILE_PATH_CAPACITY], lock[FILE_PATH_CAPACITY];
+    place->lock = -1;
+    if (!file_join_path(new_name, sizeof new_name, place->path, "new") ||
+        !file_join_path(lock, sizeof lock, place->path, lock_name)) {
+        return;
+    }
+    int file = open(new_name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (file >= 0 && flock(file, LOCK_EX | LOCK_NB) == 0 && rename(new_name, lock) == 0) {
+        place->lock = file;
+        return;
+    }
+    if (file >= 0) {
+        unlink(new_name);
+        close(file);
+    }
+}
+
+/* ---- a place --------------------------------------------------------------------------------- */
+
 enum status checkpoint_place_make(const struct options *options, bool tmpfs,
                                   struct checkpoint_place *out, struct error *err) {
     const char *base = base_of(options, tmpfs);
+    char name[32];
     out->name = tmpfs ? "tmpfs" : "dir";
-    bool made = file_join_path(out->path, sizeof out->path, base, "cairn-bench-XXXXXX") &&
-                mkdtemp(out->path) != NULL;
-    if (!made) {
-        out->path[0] = '\0';
+    snprintf(name, sizeof name, "%sXXXXXX", prefix);
+    remove_left(base);
+    if (!file_join_path(out->path, sizeof out->path, base, name) || mkdtemp(out->path) == NULL) {
         return error_set(err, STATUS_OUTPUT, "cannot create a directory below %s: %s; %s", base,
                          strerror(errno), tmpfs ? "pass --storage dir" : "pass another --dir");
     }
+    lock_place(out);
     return STATUS_OK;
+}
+
+void checkpoint_place_close(struct checkpoint_place *place) {
+    checkpoint_place_remove(place->path);
+    if (place->lock >= 0) {
+        close(place->lock);
+    }
 }
 
 enum status checkpoint_place_enter(const struct checkpoint_place *place, const char *name,

@@ -1,9 +1,15 @@
 /* What to measure: the lists of options, and the defaults that go with a state's size. */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "bench/bench_checkpoint.h"
 #include "host/base/text.h"
+#include "host/loading.h"
+#include "io/file.h"
 
 enum {
     REAL_STEPS = 250,   /* of a block, at least: six have 100 saves, even if most are skipped */
@@ -140,6 +146,58 @@ static enum status check_intervals(const struct checkpoint_plan *plan, struct er
     return STATUS_OK;
 }
 
+/* A state has losses at two intervals or more to draw. */
+static bool has_line(const struct checkpoint_plan *plan) {
+    uint64_t intervals[CHECKPOINT_LIST_MAX];
+    for (size_t i = 0; i < plan->size_count; i++) {
+        double bytes = plan->sizes[i] * 1e6;
+        if (checkpoint_plan_intervals(plan, bytes > 0, bytes, intervals) > 1) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static enum status check_picture(const struct checkpoint_plan *plan, struct error *err) {
+    bool saves = false;
+    for (enum checkpoint_mode mode = 0; mode < CHECKPOINT_MODES; mode++) {
+        saves = saves || (plan->modes[mode] && checkpoint_mode_saves(mode));
+    }
+    CHECK(plan->options->plot[0] == '\0' ||
+              (plan->modes[CHECKPOINT_OFF] && saves && has_line(plan)),
+          err, STATUS_USAGE,
+          "--plot draws what saving costs against the interval: it needs off and a mode that saves "
+          "in --modes, and two --intervals of one state");
+    return STATUS_OK;
+}
+
+/* A regular file that is there, or the same name of one that is not. Devices can take it all. */
+static bool is_one_file(const char *a, const char *b) {
+    struct stat first, second;
+    if (stat(a, &first) != 0 || stat(b, &second) != 0) {
+        return strcmp(a, b) == 0;
+    }
+    return S_ISREG(first.st_mode) && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
+
+static enum status check_files(const struct options *options, struct error *err) {
+    const struct {
+        const char *option, *path;
+    } files[] = {{"json", options->json},
+                 {"csv", options->csv},
+                 {"stalls", options->stalls},
+                 {"plot", options->plot},
+                 {"keep-state", options->keep_state}};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        for (size_t j = 0; j < i; j++) {
+            CHECK(files[i].path[0] == '\0' || !is_one_file(files[i].path, files[j].path), err,
+                  STATUS_USAGE, "--%s and --%s are both to be written to %s", files[j].option,
+                  files[i].option, files[i].path);
+        }
+    }
+    return STATUS_OK;
+}
+
 enum status checkpoint_plan_make(const struct options *options, struct checkpoint_plan *out,
                                  struct error *err) {
     bool quick = options->quick;
@@ -162,14 +220,79 @@ enum status checkpoint_plan_make(const struct options *options, struct checkpoin
     TRY(each_word(out, "sizes", choose(options, "sizes", options->sizes, "real,1.7"), take_size,
                   "real, and numbers of MB from 0.01 to 50000", err));
     TRY(check_intervals(out, err));
-    return each_word(out, "storage", choose(options, "storage", options->storage, "dir"),
-                     take_storage, "dir, tmpfs", err);
+    TRY(each_word(out, "storage", choose(options, "storage", options->storage, "dir"), take_storage,
+                  "dir, tmpfs", err));
+    TRY(check_picture(out, err));
+    return check_files(options, err);
 }
 
-void checkpoint_plan_fit(struct checkpoint_plan *plan, bool unified_memory) {
+enum status checkpoint_plan_try_file(const char *option, const char *path, struct error *err) {
+    struct stat about;
+    struct publish publish;
+    char name[32];
+    if (path[0] == '\0') {
+        return STATUS_OK;
+    }
+    CHECK(stat(path, &about) != 0 || S_ISREG(about.st_mode), err, STATUS_OUTPUT,
+          "--%s %s is not a regular file", option, path);
+    if (publish_begin(&file_posix, path, &publish, err) != STATUS_OK) {
+        snprintf(name, sizeof name, "--%s", option);
+        return error_prefix(err, STATUS_OUTPUT, "%s", name);
+    }
+    publish_abort(&publish);
+    return STATUS_OK;
+}
+
+/* ---- the device ------------------------------------------------------------------------------ */
+
+static bool has_direct(const struct checkpoint_plan *plan) {
+    return plan->modes[CHECKPOINT_DIRECT] || plan->modes[CHECKPOINT_DIRECT_ZSTD];
+}
+
+/* The list of all modes asks for none: so says a file of --print-config. */
+static bool asks_for_modes(const struct options *options) {
+    struct option_row_info row;
+    for (size_t i = 0; i < options_row_count(); i++) {
+        row = options_row(i);
+        if (strcmp(row.name, "modes") == 0) {
+            return strcmp(options->modes, row.default_text) != 0;
+        }
+    }
+    return false;
+}
+
+enum status checkpoint_plan_try_device(const struct checkpoint_plan *plan, struct error *err) {
+    enum { HAS_NOT = 3 };
+    const struct options *options = plan->options;
+    int state = 0;
+    if (!has_direct(plan) || !asks_for_modes(options)) {
+        return STATUS_OK;
+    }
+    fflush(NULL);
+    pid_t child = fork();
+    CHECK(child >= 0, err, STATUS_MEMORY, "cannot start a process: %s", strerror(errno));
+    if (child == 0) {
+        struct error ignored = {0}; /* the parent meets it, too, and says it */
+        struct backend *be;
+        bool made =
+            loading_create_backend(options, options->hidden_size, &be, &ignored) == STATUS_OK;
+        _exit(made && be->unified_memory ? HAS_NOT : 0);
+    }
+    while (waitpid(child, &state, 0) < 0 && errno == EINTR) {
+    }
+    CHECK(!WIFEXITED(state) || WEXITSTATUS(state) != HAS_NOT, err, STATUS_DEVICE,
+          "--modes %s: direct is of a GPU only, and --device %s is the CPU here; leave it out, or "
+          "pass --device cuda",
+          options->modes, options->device);
+    return STATUS_OK;
+}
+
+bool checkpoint_plan_fit(struct checkpoint_plan *plan, bool unified_memory) {
+    bool drops = unified_memory && has_direct(plan);
     if (unified_memory) {
         plan->modes[CHECKPOINT_DIRECT] = plan->modes[CHECKPOINT_DIRECT_ZSTD] = false;
     }
+    return drops;
 }
 
 size_t checkpoint_plan_intervals(const struct checkpoint_plan *plan, bool made_up, double bytes,

@@ -141,7 +141,7 @@ void checkpoint_report_kills(struct checkpoint_output *out, const char *place, c
 
 /* ---- pictures -------------------------------------------------------------------------------- */
 
-/* Is there a loss of throughput at two intervals or more to draw? */
+/* Is there a loss of throughput by saving, at two intervals or more, to draw? */
 bool checkpoint_picture_shows(const struct checkpoint_case *cell);
 
 /* Throughput lost against the interval, a line for each mode, with characters; or nothing. */

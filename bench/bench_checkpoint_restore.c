@@ -71,21 +71,6 @@ enum status checkpoint_restore_read(struct checkpoint_trainee *trainee, struct c
     return STATUS_OK;
 }
 
-enum status checkpoint_restore_try_keep(const char *path, struct error *err) {
-    struct stat about;
-    struct publish publish;
-    if (path[0] == '\0') {
-        return STATUS_OK;
-    }
-    CHECK(stat(path, &about) != 0 || S_ISREG(about.st_mode), err, STATUS_OUTPUT,
-          "--keep-state %s is not a regular file", path);
-    if (publish_begin(&file_posix, path, &publish, err) != STATUS_OK) {
-        return error_prefix(err, STATUS_OUTPUT, "--keep-state");
-    }
-    publish_abort(&publish);
-    return STATUS_OK;
-}
-
 enum status checkpoint_restore_keep(const struct checkpoint_trainee *trainee, const char *path,
                                     struct error *err) {
     char newest[FILE_PATH_CAPACITY];

@@ -394,7 +394,8 @@ const struct option_row option_rows[] = {
      .help = "ways to save; off, to tell what they cost in throughput, and copy, one copy of the "
              "state in memory, to compare a stall with; with zstd at --compression-level (its 1 "
              "and 2 store what hardly shrinks), without at level -7, which stores numbers as they "
-             "are; direct, of a GPU only: no copy on the device first",
+             "are; direct, of a GPU only (asked for on a CPU, exit code 69): no copy on the device "
+             "first",
      .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
     {ROW("intervals", intervals, STRING, "LIST", "1,10,25,50,100,epoch", FREE),
      .shown = "1,10,25,50,100,epoch; of made-up states 10,25, or 50,100 from 100 MB",
@@ -414,7 +415,8 @@ const struct option_row option_rows[] = {
      .help = "where to save: dir (--dir), tmpfs (/dev/shm)", .commands = BENCH_CHECKPOINT,
      .group = GROUP_BENCH},
     {ROW("dir", directory, STRING, "DIR", "", FREE), .shown = "$TMPDIR, or /tmp",
-     .help = "save into a directory of its own below this one, removed at the end",
+     .help = "save into a directory of its own below this one, removed at the end, or by the next "
+             "benchmark if this one is killed",
      .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
     {ROW("kills", kills, U64, "N", "30", FREE), RANGE(0, 255),
      .shown = "30, or as many as end within a minute, at least 5",
@@ -427,7 +429,8 @@ const struct option_row option_rows[] = {
      .help = "write a line for each save's stall to this file, as CSV",
      .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
     {ROW("plot", plot, STRING, "FILE", "", FREE), .shown = "none",
-     .help = "draw the loss of throughput against the interval into this PNG, with gnuplot",
+     .help = "draw the loss of throughput against the interval into this PNG, with gnuplot; needs "
+             "off and a mode that saves, and two intervals",
      .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
     {ROW("keep-state", keep_state, STRING, "FILE", "", FREE), .shown = "none",
      .help = "copy the last checkpoint of the first state that is measured to this file",

@@ -1,6 +1,8 @@
 // `cairn bench checkpoint` with one option or another, and when something goes wrong.
+#include <fcntl.h>
 #include <jansson.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -179,20 +181,92 @@ TEST(BenchCheckpointKeepState, AMadeUpStateIsTheSameInEveryRun) {
     EXPECT_EQ(one, kept_tensors(directory.file("r.two")));
 }
 
-TEST(BenchCheckpointKeepState, APathThatNobodyCanWriteIsRefusedBeforeAnythingIsMeasured) {
+TEST(BenchCheckpointOptions, APathThatNobodyCanWriteIsRefusedBeforeAnythingIsMeasured) {
     TemporaryDirectory directory;
     ASSERT_EQ(mkfifo(directory.file("pipe").c_str(), 0600), 0);
-    for (const std::string &path :
-         {directory.path(), directory.file("pipe"), directory.file("none/state")}) {
-        SCOPED_TRACE(path);
-        const Outcome outcome =
-            run_cairn(shortest(directory) + std::vector<std::string>{"--keep-state", path});
-        EXPECT_EQ(outcome.code, 73);
-        EXPECT_TRUE(contains(outcome.err, "--keep-state")) << outcome.err;
-        EXPECT_TRUE(contains(outcome.err, path)) << outcome.err;
-        EXPECT_EQ(outcome.out, "");
-        EXPECT_EQ(list_directory(directory.path()), std::vector<std::string>{"pipe"});
+    for (const std::string option : {"--keep-state", "--plot"}) {
+        for (const std::string &path :
+             {directory.path(), directory.file("pipe"), directory.file("none/state")}) {
+            SCOPED_TRACE(option + " " + path);
+            const Outcome outcome =
+                run_cairn(shortest(directory) + std::vector<std::string>{option, path});
+            EXPECT_EQ(outcome.code, 73);
+            EXPECT_TRUE(contains(outcome.err, option)) << outcome.err;
+            EXPECT_TRUE(contains(outcome.err, path)) << outcome.err;
+            EXPECT_EQ(outcome.out, "");
+            EXPECT_EQ(list_directory(directory.path()), std::vector<std::string>{"pipe"});
+        }
     }
+}
+
+TEST(BenchCheckpointOptions, TwoResultsInOneFileAreRefused) {
+    TemporaryDirectory directory;
+    write_file(directory.file("there"), "what was there");
+    ASSERT_EQ(link(directory.file("there").c_str(), directory.file("link").c_str()), 0);
+    const std::vector<std::pair<std::string, std::string>> pairs = {
+        {"--json new", "--csv new"},
+        {"--csv new", "--stalls new"},
+        {"--plot new", "--keep-state new"},
+        {"--json there", "--plot link"},
+    };
+    for (const auto &[one, other] : pairs) {
+        SCOPED_TRACE(one + " " + other);
+        const Outcome outcome =
+            run({.program = "",
+                 .arguments = words("bench checkpoint --quick " + one) + words(other),
+                 .directory = directory.path()});
+        EXPECT_EQ(outcome.code, 2) << outcome.err;
+        for (const std::string &options : {one, other}) {
+            EXPECT_TRUE(contains(outcome.err, options.substr(0, options.find(' '))));
+        }
+    }
+    EXPECT_EQ(list_directory(directory.path()), (std::vector<std::string>{"link", "there"}));
+    EXPECT_EQ(read_file(directory.file("there")), "what was there");
+    const Outcome nowhere =
+        run_cairn(words("bench checkpoint --quick --sizes 0.02 --modes off,sync "
+                        "--kills 0 --intervals 1 --json /dev/null --csv "
+                        "/dev/null --dir") +
+                  std::vector<std::string>{directory.path()});
+    EXPECT_EQ(nowhere.code, 0) << nowhere.err;
+}
+
+TEST(BenchCheckpointOptions, APictureThatWouldShowNothingIsRefused) {
+    TemporaryDirectory directory;
+    for (const char *shown :
+         {"--modes off,async --intervals 2", "--modes async,sync --intervals 1,2",
+          "--modes off,copy --intervals 1,2",
+          "--modes off,async --sizes 0.02 --intervals 2,epoch"}) {
+        SCOPED_TRACE(shown);
+        const Outcome outcome =
+            run_cairn(shortest(directory) + words(shown) +
+                      std::vector<std::string>{"--plot", directory.file("r.png")});
+        EXPECT_EQ(outcome.code, 2) << outcome.err;
+        EXPECT_TRUE(contains(outcome.err, "--plot")) << outcome.err;
+        EXPECT_TRUE(contains(outcome.err, "off")) << outcome.err;
+        EXPECT_TRUE(contains(outcome.err, "two --intervals")) << outcome.err;
+        EXPECT_TRUE(list_directory(directory.path()).empty());
+    }
+}
+
+TEST(BenchCheckpointOptions, ModesOfAGpuAreRefusedOnACpuWhereTheyAreAskedFor) {
+    TemporaryDirectory directory;
+    const std::vector<std::string> few =
+        words("--device cpu --sizes 0.02 --intervals 1 --saves 1 --kills 0");
+    for (const char *modes : {"off,direct", "direct+zstd"}) {
+        SCOPED_TRACE(modes);
+        const Outcome outcome =
+            run_cairn(shortest(directory) + few + std::vector<std::string>{"--modes", modes});
+        EXPECT_EQ(outcome.code, 69) << outcome.err;
+        EXPECT_TRUE(contains(outcome.err, std::string("--modes ") + modes)) << outcome.err;
+        EXPECT_TRUE(list_directory(directory.path()).empty());
+    }
+    // All modes, by default or by a file that --print-config wrote: a line says what is missing.
+    const Outcome outcome =
+        run_cairn(shortest(directory) + few +
+                  words("--modes off,copy,sync,sync+zstd,async,async+zstd,direct,direct+zstd"));
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_EQ(read_fact(directory.file("r.json"), "left out: direct"), "of a GPU only");
+    EXPECT_TRUE(contains(outcome.out, "left out: direct")) << outcome.out;
 }
 
 TEST(BenchCheckpointFailure, WhatWasMeasuredIsWrittenAlthoughThePictureFails) {
@@ -231,19 +305,62 @@ TEST(BenchCheckpointFailure, AStateThatIsTooLargeIsLeftOutAndTheReportSaysSo) {
     EXPECT_EQ(run_cairn({"inspect", directory.file("r.state")}).code, 0);
 }
 
+// Of a benchmark below `directory` in which a trainer has begun; "" when there is none.
+std::string busy_place(const TemporaryDirectory &directory) {
+    for (const std::string &name : list_directory(directory.path())) {
+        if (name.rfind("cairn-bench-", 0) == 0) {
+            for (const std::string &inner : list_directory(directory.file(name))) {
+                if (inner.rfind("kill-", 0) == 0) {
+                    return directory.file(name);
+                }
+            }
+        }
+    }
+    return "";
+}
+
+// Until nobody has it; false when there is no such file.
+bool wait_for_lock(const std::string &path) {
+    const int file = open(path.c_str(), O_RDWR | O_CLOEXEC);
+    const bool locked = file >= 0 && flock(file, LOCK_EX) == 0;
+    close(file);
+    return locked;
+}
+
+TEST(BenchCheckpointFailure, WhatAKilledBenchmarkLeavesIsRemovedByTheNextOne) {
+    TemporaryDirectory directory;
+    const std::string similar = directory.file("cairn-bench-mine");
+    ASSERT_EQ(mkdir(similar.c_str(), 0700), 0);
+    write_file(similar + "/file", "mine");
+    Process process(
+        {.program = {},
+         .arguments = words("bench checkpoint --quick --threads 1 --storage dir --modes async "
+                            "--sizes 0.02 --intervals 2 --kills 255 --dir") +
+                      std::vector<std::string>{directory.path()}});
+    ASSERT_TRUE(process.wait_for([&] { return !busy_place(directory).empty(); }));
+    const std::string place = busy_place(directory);
+    const std::vector<std::string> another =
+        shortest(directory) + words("--sizes 0.02 --intervals 1 --saves 1 --kills 0");
+    const Outcome beside = run_cairn(another);
+    EXPECT_EQ(beside.code, 0) << beside.err;
+    EXPECT_EQ(access(place.c_str(), F_OK), 0) << "the other one was still running";
+    process.signal(SIGKILL);
+    process.wait();
+    ASSERT_TRUE(wait_for_lock(place + "/lock")); // its last trainer ends when it sees it
+    const Outcome next = run_cairn(another);
+    EXPECT_EQ(next.code, 0) << next.err;
+    EXPECT_TRUE(contains(next.err, "removing " + place)) << next.err;
+    EXPECT_EQ(list_directory(directory.path()),
+              (std::vector<std::string>{"cairn-bench-mine", "r.csv", "r.json"}));
+    EXPECT_EQ(read_file(similar + "/file"), "mine");
+}
+
 TEST(BenchCheckpointFailure, AStopSignalWhileTrainersAreKilledEndsItAndLeavesNothing) {
     TemporaryDirectory directory;
     Process process(
         {.program = {},
          .arguments = shortest(directory) + words("--sizes 0.02 --intervals 2 --kills 255")});
-    ASSERT_TRUE(process.wait_for([&] { // a trainer's directory, in the benchmark's
-        for (const std::string &name : list_directory(directory.path())) {
-            if (contains(name, "cairn-bench-") && !list_directory(directory.file(name)).empty()) {
-                return true;
-            }
-        }
-        return false;
-    }));
+    ASSERT_TRUE(process.wait_for([&] { return !busy_place(directory).empty(); }));
     process.signal(SIGTERM);
     EXPECT_EQ(process.wait(), 75) << process.err();
     EXPECT_TRUE(contains(process.err(), "stopped by a signal")) << process.err();

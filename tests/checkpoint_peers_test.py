@@ -181,7 +181,7 @@ class Run(unittest.TestCase):
         self.assertEqual(["0.101", "0.200", "-", "0.200"], self.line("cairn async")[:4])
 
     def test_as_many_saves_as_a_p99_needs_are_the_default(self):
-        self.run_script(kinds=())
+        self.run_script(kinds=("torch",))
         self.assertNotIn("-", self.line("cairn async")[:2])
 
     def test_all_save_the_tensors_that_cairn_has_made_up(self):
@@ -201,10 +201,26 @@ class Run(unittest.TestCase):
         self.assertEqual(["keras has a model's", "torch has a model's"], sorted(self.beginning))
         self.assertEqual("a model's", given.read_text(encoding="utf-8"))
 
-    def test_nothing_is_made_for_no_peers(self):
-        self.run_script("--rounds", "1", "--saves", "0", kinds=())
-        self.assertEqual(["cairn off 24 1"], self.orders())
-        self.assertEqual([], self.beginning)
+    def test_there_must_be_a_peer(self):
+        with self.assertRaises(SystemExit) as ended:
+            self.run_script("--rounds", "1", "--saves", "0", kinds=())
+        self.assertEqual(2, ended.exception.code)
+        self.assertIn("call bench/peers/checkpoint.sh", self.errors.getvalue())
+        self.assertFalse((self.folder / "orders").exists())
+
+    def test_a_report_that_cannot_be_written(self):
+        for path in (self.folder, self.folder / "none" / "report.json"):
+            with self.assertRaises(SystemExit) as ended:
+                self.run_script("--json", str(path))
+            self.assertEqual(2, ended.exception.code)
+            self.assertIn(f"{path} cannot be written: ", self.errors.getvalue())
+            self.assertFalse((self.folder / "orders").exists())
+
+    def test_an_older_report_stays_until_there_is_a_new_one(self):
+        (self.folder / "old.json").write_text("old", encoding="utf-8")
+        with self.assertRaises(SystemExit):
+            self.run_script("--json", str(self.folder / "old.json"), CAIRN_SAYS="no such luck")
+        self.assertEqual("old", (self.folder / "old.json").read_text(encoding="utf-8"))
 
     def test_saves_that_never_end_in_time(self):
         # 13, 20, 30, 45 and 68 steps are not enough.

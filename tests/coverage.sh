@@ -14,6 +14,10 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/.." && pwd)
 
 build=$root/build-coverage report=0 write=()
+fail_usage() {
+    echo "coverage.sh: $1 (--help lists what it knows)" >&2
+    exit 2
+}
 while [ $# -gt 0 ]; do
     case "$1" in
     -h | --help)
@@ -21,15 +25,13 @@ while [ $# -gt 0 ]; do
         exit 0
         ;;
     --build)
+        [ $# -ge 2 ] || fail_usage "$1 needs a value"
         build=$2
         shift
         ;;
     --report) report=1 ;;
     --write) write=(--write) ;;
-    *)
-        echo "coverage.sh: unknown option '$1' (--help lists them)" >&2
-        exit 2
-        ;;
+    *) fail_usage "unknown option '$1'" ;;
     esac
     shift
 done

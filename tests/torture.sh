@@ -5,7 +5,8 @@
 #     tests/torture.sh --minutes 120      as long as that: 1,000 faults take about ten
 #     tests/torture.sh --quick            half a minute (what the suite runs)
 #     tests/torture.sh --binary PATH      this program; otherwise build-torture/ is built
-#     tests/torture.sh --seed N --only ATTACK --trial N      one trial once more, as a failure prints it
+#     tests/torture.sh --seed N --only ATTACK --trial N [--aim WHAT]
+#                                         one trial once more, as a failure prints it
 #     tests/torture.sh --no-install       install nothing; what is missing is not tried
 #
 # Attacks: SIGKILL and stop signals at random moments, faults in system calls (strace --inject), a file
@@ -14,11 +15,13 @@
 # for bit, as a run that nobody disturbed. The table lists what was hit, and what cannot be tried here. A
 # third of the trials with kills, stop signals, system calls, disks train a model so large that the copy for a
 # save is put off; in the table these have lines of their own ("kill, large").
-# System calls begin with EIO, ENOSPC, EINTR and a delay in each of open, write, fsync, rename and unlink, in
-# an order of the seed. A run of five minutes or more goes on until it has tried them all, and fails where it
-# could not.
+# System calls begin with EIO, ENOSPC, EINTR and a delay in each of open, write, fsync, rename and unlink,
+# kills and stop signals with each phase of a run (loading, mid-epoch, saving, validation, between two epochs,
+# end), in an order of the seed. A run of five minutes or more aims at what it missed again until it has hit
+# them all, and fails where it could not.
 #
-# Exit code 0 when nothing was lost, 77 when none of the chosen attacks can be tried here, 1 otherwise.
+# Exit code 0 when nothing was lost, 77 when none of the chosen attacks can be tried here, 2 for a wrong
+# command, 1 otherwise.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=cmake/packages.sh
@@ -32,7 +35,11 @@ while [ $# -gt 0 ]; do
         exit 0
         ;;
     --binary)
-        binary=${2:?--binary needs a path}
+        [ $# -ge 2 ] || {
+            echo "torture.sh: --binary needs a path (--help says more)" >&2
+            exit 2
+        }
+        binary=$2
         shift
         ;;
     --no-install) install=0 ;;

@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 
+import peer_options
+
 SAVERS = {
     "torch.save + fsync + rename": ("torch", "torch_save"),
     "torch DCP async_save, thread": ("torch", "dcp_thread"),
@@ -26,6 +28,7 @@ SAVERS = {
     "Keras ModelCheckpoint": ("keras", "keras_checkpoint"),
     "Keras BackupAndRestore": ("keras", "keras_backup"),
 }
+PEERS = ("torch", "safetensors", "keras")
 NOT_DURABLE = ("safetensors_plain", "keras_checkpoint", "keras_backup")  # nothing is synced to the disk
 CAIRN_MODES = ("sync+zstd", "async", "async+zstd")
 WORKER = pathlib.Path(__file__).with_name("checkpoint_savers.py")
@@ -315,17 +318,22 @@ def parse_arguments(words):
         help="per saver and round (default %(default)s); 0: only restores are measured")
     add("--step-ms", type=number_from(1, float), default=10.0,
         help="length of a training step (default %(default)s)")
-    add("--json", type=pathlib.Path, help="write the figures of all rounds to this file")
-    for kind in ("torch", "safetensors", "keras"):
-        add(f"--{kind}-python", help=argparse.SUPPRESS)
-    return parser.parse_args(words)
+    add("--json", type=peer_options.new_file, help="write the figures of all rounds to this file")
+    for kind in PEERS:
+        add(f"--{kind}-python", help=f"a Python that has {kind}")
+    arguments = parser.parse_args(words)
+    arguments.pythons = {kind: python for kind in PEERS if (python := getattr(arguments, f"{kind}_python"))}
+    if not arguments.pythons:
+        parser.error("nobody to compare with: call bench/peers/checkpoint.sh, which finds the peers, or name "
+            + ", ".join(f"--{kind}-python" for kind in PEERS))
+    return arguments
 
 
 def run(arguments, workers, directory):
     for kind, worker in workers.items():
         progress(f"starting the {kind} worker")
         worker.meet()
-    if arguments.checkpoint is not None and workers:
+    if arguments.checkpoint is not None:
         arguments.megabytes = next(iter(workers.values())).bytes / 1e6
     cairn = Cairn(arguments, directory)
     results = measure(arguments, workers, cairn, directory)
@@ -337,17 +345,14 @@ def run(arguments, workers, directory):
 
 def main(words=None):
     arguments = parse_arguments(words)
-    pythons = {"torch": arguments.torch_python, "safetensors": arguments.safetensors_python,
-        "keras": arguments.keras_python}
-    pythons = {kind: python for kind, python in pythons.items() if python}
     with tempfile.TemporaryDirectory(dir=arguments.dir) as directory:
         workers = {}
         try:
             checkpoint = arguments.checkpoint
-            if checkpoint is None and pythons:
+            if checkpoint is None:
                 progress(f"making the tensors that all save, {arguments.megabytes:g} MB")
                 checkpoint = Cairn(arguments, directory).make_state()
-            for kind, python in pythons.items():  # they import while the first ones are waited for
+            for kind, python in arguments.pythons.items():  # they import while the first ones are waited for
                 workers[kind] = Worker(kind, python, arguments.step_ms, checkpoint)
             run(arguments, workers, directory)
         finally:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 
+import peer_options
 import peer_plan
 from peer_worker import TICKS, Examples, Worker
 
@@ -64,7 +65,7 @@ def parse_arguments(argv=None):
     add("--vocabulary-size", type=int, default=1000)
     add("--embedding-size", type=int, default=64)
     add("--hidden-size", type=int, default=64)
-    add("--json", type=pathlib.Path, metavar="FILE", help="write everything measured here, too")
+    add("--json", type=peer_options.new_file, metavar="FILE", help="write everything measured here, too")
     add("--keras-python", default="", help="set by cpu_epoch.sh")
     add("--torch-python", default="", help="set by cpu_epoch.sh")
     add("--onednn", default="", help="set by cpu_epoch.sh")

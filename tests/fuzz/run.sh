@@ -9,14 +9,25 @@
 #
 # Needs clang (Debian: clang) for libFuzzer. Starts from the seeds of make_seeds and from tests/fuzz/corpus/,
 # keeps what it finds in DIR/corpus/, and puts every input that ends a target badly into DIR/crashes/. Such an
-# input belongs into tests/fuzz/corpus/<target>/ with the fix: the ordinary suite replays that folder.
+# input belongs into tests/fuzz/corpus/<target>/ with the fix: the ordinary suite replays that folder. Those
+# named by their digests take edges that no seed takes. Others are found by
+#     cp DIR/seeds/TARGET/* tests/fuzz/corpus/TARGET/* all/
+#     DIR/tests/fuzz/fuzz_TARGET -merge=1 -use_counters=0 all DIR/corpus/TARGET
+# which copies the shortest ones that do into all/.
 # Exit code 1 when there was one, and when a target did not start or ended with an error and left no input.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$here/../..
 
 seconds=60 build=$root/build-fuzz jobs=1 targets=()
+fail_usage() {
+    echo "run.sh: $1 (--help lists what it knows)" >&2
+    exit 2
+}
 while [ $# -gt 0 ]; do
+    case "$1" in
+    --seconds | --build | --jobs | --only) [ $# -ge 2 ] || fail_usage "$1 needs a value" ;;
+    esac
     case "$1" in
     -h | --help)
         sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"
@@ -26,10 +37,7 @@ while [ $# -gt 0 ]; do
     --build) build=$2 ;;
     --jobs) jobs=$2 ;;
     --only) targets+=("$2") ;;
-    *)
-        echo "run.sh: unknown option '$1' (--help lists them)" >&2
-        exit 2
-        ;;
+    *) fail_usage "unknown option '$1'" ;;
     esac
     shift 2
 done

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -17,7 +18,9 @@ from runs import Loss, Trial, Workshop
 QUICK_SECONDS = 20
 LARGE_KILLS_MIN = 2  # trials, however short the time
 LONG_MINUTES = 5  # from here on a run must have tried all that is demanded of it
+AIMS_MAX = 3  # trials for each thing demanded, until a long run says that it cannot hit it
 EXIT_NOTHING_TRIED = 77  # ctest: skipped
+EXIT_USAGE = 2
 COLUMNS = 110
 
 
@@ -46,29 +49,46 @@ def attacks():
     )
 
 
+# What a long run must have hit.
+DEMANDED = {
+    processes.kills: processes.PHASES,
+    processes.stop_signals: processes.PHASES,
+    syscalls.faults: syscalls.DEMANDED,
+}
+
+
 class Row:
     """One line of the table; trials with a large state have one of their own."""
 
     def __init__(self, name, function, why_not, may_be_large):
         self.name, self.function, self.why_not = name, function, why_not
-        self.demanded = syscalls.DEMANDED if function is syscalls.faults else ()
+        self.demanded = DEMANDED.get(function, ())
         self.large = Row(f"{name}, large", function, why_not, False) if may_be_large else None
         self.trials = self.faults = self.noticed = self.lost = 0
         self.seconds = 0.0
         self.details = {}
+        self.hits = set()
 
     def has_enough(self, is_long):
         """Of trials, when the time is over."""
-        least = len(self.demanded) if is_long and self.demanded else 1
-        if self.large is None:
-            return self.trials >= least
+        trials = self.trials + (self.large.trials if self.large else 0)
         large_min = LARGE_KILLS_MIN if self.function is processes.kills else 0
-        return self.trials + self.large.trials >= least and self.large.trials >= large_min
+        if trials < 1 or (self.large and self.large.trials < large_min):
+            return False
+        return not is_long or not self.missing() or trials >= AIMS_MAX * len(self.demanded)
 
     def missing(self):
-        """What a long run must have tried and this one has not."""
-        tried = {**self.details, **(self.large.details if self.large else {})}
-        return [name for name in self.demanded if name not in tried]
+        """What a long run must have hit and this one has not."""
+        hits = self.hits | (self.large.hits if self.large else set())
+        return [name for name in self.demanded if name not in hits]
+
+    def aim(self, index, seed):
+        """What a trial shall hit: each demanded thing in turn, ordered by the seed; then what was missed."""
+        order = random.Random(seed).sample(self.demanded, len(self.demanded))
+        if index < len(order):
+            return order[index]
+        missing = self.missing()
+        return missing[index % len(missing)] if missing else None
 
     def add(self, trial, seconds, lost):
         self.trials += 1
@@ -76,6 +96,7 @@ class Row:
         self.noticed += trial.noticed
         self.lost += lost
         self.seconds += seconds
+        self.hits |= trial.hits
         for name, count in trial.details.items():
             self.details[name] = self.details.get(name, 0) + count
 
@@ -83,7 +104,8 @@ class Row:
 def attack(workshop, row, index, options):
     """One trial. True when nothing was lost."""
     begin = time.monotonic()
-    trial = Trial(workshop, row.name, index, options.seed, row.large is not None)
+    aim = options.aim or row.aim(index, options.seed)
+    trial = Trial(workshop, row.name, index, options.seed, row.large is not None, aim)
     reason = None
     try:
         row.function(trial)
@@ -100,7 +122,7 @@ def attack(workshop, row, index, options):
         print("    " + line, file=sys.stderr)
     print(
         f"  left for a look: {trial.directory}\n  once more: tests/torture.sh --binary {workshop.program} "
-        f"--seed {options.seed} --only {row.name} --trial {index}",
+        f"--seed {options.seed} --only {row.name} --trial {index}" + (f" --aim '{aim}'" if aim else ""),
         file=sys.stderr,
         flush=True,
     )
@@ -141,10 +163,15 @@ def parse():
         "--only", action="append", metavar="ATTACK", help="this attack only (may be repeated)"
     )
     parser.add_argument("--trial", type=int, help="this one trial of --only")
+    parser.add_argument("--aim", help="what this one trial shall hit, as a failure prints it")
     parser.add_argument("--work", help="directory to work in (default: a fresh temporary one)")
     options = parser.parse_args()
     options.keep = options.work is not None
     options.binary = os.path.abspath(options.binary)
+    if not (os.path.isfile(options.binary) and os.access(options.binary, os.X_OK)):
+        refuse(f"no such program: {options.binary}")
+    if options.aim and options.trial is None:
+        refuse("--aim needs --trial")
     return options
 
 
@@ -168,6 +195,11 @@ def run(rows, workshop, options):
         index += 1
 
 
+def refuse(text):
+    print(text, file=sys.stderr)
+    sys.exit(EXIT_USAGE)
+
+
 def main():
     options = parse()
     rows = [Row(*entry) for entry in attacks()]
@@ -175,8 +207,10 @@ def main():
         unknown = set(options.only) - {row.name for row in rows}
         if unknown:
             known = ", ".join(row.name for row in rows)
-            sys.exit(f"no such attack: {', '.join(sorted(unknown))}; there are {known}")
+            refuse(f"no such attack: {', '.join(sorted(unknown))}; there are {known}")
         rows = [row for row in rows if row.name in options.only]
+    if options.aim and any(options.aim not in row.demanded for row in rows):
+        refuse(f"no aim of every attack chosen: {options.aim}")
     if all(row.why_not for row in rows):
         for row in rows:
             print(f"{row.name}: NOT TRIED: {row.why_not}", file=sys.stderr)
@@ -186,12 +220,13 @@ def main():
     seconds = run(rows, workshop, options)
     lines = [line for row in rows for line in (row, row.large) if line is not None]
     lost = print_table(lines, seconds, options.seed)
-    missing = [name for row in rows if not row.why_not for name in row.missing()]
+    missing = [f"{row.name} {name}" for row in rows if not row.why_not for name in row.missing()]
     if missing and is_long(options):
-        print(f"NOT TRIED, in a run as long as this: {', '.join(missing)}", file=sys.stderr)
+        print(f"NOT HIT, in a run as long as this: {', '.join(missing)}", file=sys.stderr)
     if not options.keep:
         shutil.rmtree(workshop.work, ignore_errors=True)
     sys.exit(1 if lost or (missing and is_long(options)) else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ import time
 from runs import LIFE_SECONDS_MAX, RECIPES, history_events, ring
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+PHASES = ("loading", "mid-epoch", "saving", "validation", "between", "end")  # of a life: Trial.phase
 CODE_STOPPED = 75
 MEETINGS_MAX = 5  # tries for two trainers to run at the same time
 
@@ -46,13 +47,30 @@ def let_run(trial, life):
     time.sleep(trial.rng.choice((0, trial.rng.uniform(0, 0.02))))
 
 
+def freeze(trial, life):
+    """At a random moment, or until it has been hit in the phase aimed at. False when it is too late."""
+    if trial.aim is None or trial.aim in trial.hits:
+        let_run(trial, life)
+        return life.freeze()
+    deadline = time.monotonic() + LIFE_SECONDS_MAX
+    while life.process.poll() is None and time.monotonic() < deadline:
+        if trial.phase() == trial.aim:
+            time.sleep(trial.rng.choice((0, 0, trial.rng.uniform(0, 0.005))))
+            if not life.freeze():
+                return False
+            if trial.phase() == trial.aim:
+                return True
+            life.thaw()
+        time.sleep(0.0002)
+    return False
+
+
 def kills(trial):
     """SIGKILL at random moments, the same run again with other saving options and threads, to its end."""
     for _ in range(trial.rng.randint(1, 5)):
         before = newest(trial)
         life = trial.start()
-        let_run(trial, life)
-        if not life.freeze():
+        if not freeze(trial, life):
             outcome = life.wait()
             trial.demand(outcome.code == 0, f"ended with {outcome.code} undisturbed: {outcome.err[-600:]}")
             continue
@@ -61,6 +79,7 @@ def kills(trial):
         life.wait()
         trial.faults += 1
         trial.details[phase] += 1
+        trial.hits.add(phase)
         trial.note(f"SIGKILL in phase: {phase}; checkpoints {ring(trial.directory)}")
         trial.demand_whole(before)
     trial.finish()
@@ -71,8 +90,7 @@ def stop_signals(trial):
     for _ in range(trial.rng.randint(1, 3)):
         before = newest(trial)
         life = trial.start()
-        let_run(trial, life)
-        if not life.freeze():
+        if not freeze(trial, life):
             trial.demand(life.wait().code == 0, "ended with an error undisturbed")
             continue
         phase = trial.phase()
@@ -82,6 +100,7 @@ def stop_signals(trial):
         outcome = life.wait()
         trial.faults += 1
         trial.details[f"{number.name} {phase}"] += 1
+        trial.hits.add(phase)
         trial.note(f"{number.name} in phase {phase}: exit code {outcome.code}: {outcome.err[-600:]}")
         check_stop(trial, outcome, number, phase)
         trial.demand_whole(before)

@@ -47,6 +47,9 @@ class Recipe:
     steps_per_epoch: int = 24
     early_steps: int = 40  # a run that is stopped after so many has something left to do
 
+    def validates(self):
+        return "none" not in self.arguments
+
 
 RECIPES = (
     Recipe("three epochs", ("--epochs", "3"), 72),
@@ -291,15 +294,16 @@ class Life:
 class Trial:
     """One model directory and all that happens to it."""
 
-    def __init__(self, workshop, attack, index, seed, may_be_large):
+    def __init__(self, workshop, attack, index, seed, may_be_large, aim=None):
         self.workshop = workshop
-        self.seed, self.index = seed, index
+        self.aim = aim  # what this trial shall hit, of what a long run must have hit
         self.rng = random.Random(f"{seed}:{attack}:{index}")
         self.directory = workshop.work / f"{attack}-{index}"
         self.again = workshop.work / f"{attack}-{index}.again"  # a copy, for a second end
         self.faults = 0  # what was done to it
         self.noticed = 0  # faults that the program spoke of
         self.details = collections.Counter()  # by kind, for the table
+        self.hits = set()  # what can be an aim and was hit
         self.log = []  # for a failure
         self.large = may_be_large and self.rng.random() < LARGE_SHARE
         self.recipes = LARGE_RECIPES if self.large else RECIPES
@@ -321,12 +325,6 @@ class Trial:
         """A random time within an undisturbed life."""
         seconds = self.workshop.ending(self.recipe).seconds
         return self.rng.uniform(0, seconds * self.stretch)
-
-    def next_of(self, items):
-        """The first trials of an attack take one each, in an order of the seed; None to those after them."""
-        if self.index >= len(items):
-            return None
-        return random.Random(self.seed).sample(items, len(items))[self.index]
 
     def note(self, text):
         self.log.append(text)
@@ -417,7 +415,8 @@ class Trial:
             return "end"
         if step % self.recipe.steps_per_epoch:
             return "mid-epoch"
-        return "validation" if step // self.recipe.steps_per_epoch > epochs else "between"
+        validating = self.recipe.validates() and step // self.recipe.steps_per_epoch > epochs
+        return "validation" if validating else "between"
 
     # ---- demands ----
 

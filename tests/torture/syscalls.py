@@ -1,8 +1,8 @@
 """Faults in the system calls of the real program, by `strace --inject`.
 
 An undisturbed life is traced first, so that a fault can be aimed at the nth call of a thread that touches the
-model directory. What was really hit is read off strace's log. The first trials walk through PAIRS, so that
-none of them is left to chance; those that follow draw from all calls and errors.
+model directory. What was really hit is read off strace's log. The first trials walk through DEMANDED, so that
+none of it is left to chance; those that follow draw from all calls and errors.
 """
 
 import re
@@ -25,8 +25,7 @@ MEANT = {
     "rename": ("rename", "renameat", "renameat2"),
     "unlink": ("unlink", "unlinkat"),
 }
-PAIRS = tuple((call, kind) for call in MEANT for kind in ("EIO", "ENOSPC", "EINTR", "delay"))
-DEMANDED = tuple(f"{call} {kind}" for call, kind in PAIRS)  # as they stand in the table
+DEMANDED = tuple(f"{call} {kind}" for call in MEANT for kind in ("EIO", "ENOSPC", "EINTR", "delay"))
 TRIES_MAX = 8  # for one trial to hit what it was aimed at
 # After EINTR. The others are none that a local file system interrupts: a refusal like any other.
 RESTARTED = (
@@ -41,6 +40,9 @@ RESTARTED = (
     "getdents64",
 )
 LINE = re.compile(r"(\d+) +(\w+)\((.*)")
+# When another thread has a word while a call lasts, strace -f writes two lines; only the first has the path.
+UNFINISHED = re.compile(r"((\d+) .*?) *<unfinished \.\.\.>")
+RESUMED = re.compile(r"(\d+) +<\.\.\. \w+ resumed>(.*)")
 # A failed one of these on one of those files means that a save failed.
 SAVING_CALLS = ("openat", "write", "fsync", "rename")
 SAVED_FILE = re.compile(r"\.cairn-tmp-(model\.ckpt|best\.|checkpoint\.)")
@@ -90,6 +92,20 @@ def aims(log, directory):
     return found
 
 
+def injected(log):
+    """The calls of a log that strace made fail or last, each in one line."""
+    begun, found = {}, []
+    for line in log.splitlines():
+        unfinished, resumed = UNFINISHED.match(line), RESUMED.match(line)
+        if unfinished:
+            begun[unfinished[2]] = unfinished[1]
+        elif resumed:
+            line = begun.pop(resumed[1], "") + resumed[2]
+        if "INJECTED" in line or "DELAYED" in line:
+            found.append(line)
+    return found
+
+
 def aims_of(trial, resumed):
     """Made once for fresh and once for resumed lives of each recipe."""
     known = trial.workshop.__dict__.setdefault("aims", {})
@@ -106,7 +122,7 @@ def aims_of(trial, resumed):
 
 
 def plain_name(name):
-    """Of a system call, for the table and for PAIRS."""
+    """Of a system call, for the table and for DEMANDED."""
     return next((call for call, names in MEANT.items() if name in names), name)
 
 
@@ -114,11 +130,11 @@ def draw_fault(trial, found):
     """(name of the call, what strace shall do, kind for the table)"""
     rng = trial.rng
     forever = False
-    pair = trial.next_of(PAIRS)
-    if pair is not None:
-        names = sorted(name for name in found if plain_name(name) == pair[0])
-        trial.demand(names, f"the program makes no call of the kind '{pair[0]}' in its model directory")
-        name, kind = rng.choice(names), pair[1]
+    if trial.aim is not None:
+        call, kind = trial.aim.split()
+        names = sorted(name for name in found if plain_name(name) == call)
+        trial.demand(names, f"the program makes no call of the kind '{call}' in its model directory")
+        name = rng.choice(names)
     else:
         name = rng.choice(sorted(found))
         kind = rng.choice(("error", "error", "error", "for ever", "EINTR", "delay"))
@@ -156,11 +172,7 @@ def one_fault(trial, resumed):
         [*options, "--checkpoint-on-error", trial.rng.choice(("warn", "stop"))],
         prefix=strace(log, [f"--inject={name}:{what}"]),
     )
-    hits = [
-        line
-        for line in log.read_text(errors="replace").splitlines()
-        if "INJECTED" in line or "DELAYED" in line
-    ]
+    hits = injected(log.read_text(errors="replace"))
     trial.note("\n".join(hits[:5]))
     ours = [line for line in hits if str(trial.directory) in line]
     if not hits:
@@ -169,7 +181,10 @@ def one_fault(trial, resumed):
         return False
     trial.faults += 1
     trial.noticed += outcome.code != 0 or '"warning"' in outcome.err
-    trial.details[f"{plain_name(name)} {kind}" + ("" if ours else " elsewhere")] += 1
+    fault = f"{plain_name(name)} {kind}"
+    trial.details[fault + ("" if ours else " elsewhere")] += 1
+    if ours:
+        trial.hits.add(fault)
     check(trial, outcome, name, kind, hits, ours)
     trial.demand_whole(before)
     trial.excuse(outcome)
