@@ -409,8 +409,33 @@ TEST_P(SnapshotOnBoth, WhatIsNotInTheRegionIsRefused) {
         EXPECT_EQ(snapshot_fill(slot, &source, 1, &err), STATUS_INTERNAL);
         EXPECT_NE(strstr(err.message, "stray"), nullptr) << err.message;
     }
+    const uint64_t more[] = {FLOATS + 1};
+    const struct snapshot_source larger = {tensor_make("larger", DTYPE_F32, state.region, 1, more),
+                                           SNAPSHOT_DEVICE, false};
+    EXPECT_EQ(snapshot_fill(slot, &larger, 1, nullptr), STATUS_INTERNAL);
     std::vector<struct snapshot_source> many(SNAPSHOT_TENSORS_MAX + 1, state.sources()[0]);
     EXPECT_EQ(snapshot_fill(slot, many.data(), many.size(), nullptr), STATUS_INTERNAL);
+    snapshot_release(slot);
+}
+
+TEST_P(SnapshotOnBoth, ASizeThatNoMemoryHasIsRefused) {
+    State state(GetParam());
+    const uint64_t overflows[] = {UINT64_MAX, 2}, half[] = {SIZE_MAX / 8};
+    struct snapshot_slot *slot = snapshot_acquire(state.pool);
+    for (const struct tensor_view &view :
+         {tensor_make("huge", DTYPE_F32, state.region, 2, overflows),
+          tensor_make("huge", DTYPE_F32, state.region, 1, half)}) {
+        for (enum snapshot_kind kind : {SNAPSHOT_DEVICE, SNAPSHOT_HOST, SNAPSHOT_CONSTANT}) {
+            const struct snapshot_source source = {view, kind, false};
+            struct error err = {};
+            EXPECT_EQ(snapshot_fill(slot, &source, 1, &err), STATUS_INTERNAL);
+            EXPECT_NE(strstr(err.message, "huge overflows"), nullptr) << err.message;
+        }
+    }
+    // A pool for such a tensor has no room for it; snapshot_fill says so.
+    const struct snapshot_source source = {
+        tensor_make("huge", DTYPE_F32, state.region, 2, overflows), SNAPSHOT_DEVICE, false};
+    EXPECT_EQ(snapshot_gathered_bytes(&source, 1), 0u);
     snapshot_release(slot);
 }
 
@@ -461,6 +486,29 @@ TEST_P(SnapshotOnBoth, EveryFailureOfTheDeviceInAFillLeavesASlotThatWorks) {
     EXPECT_EQ(tried, GetParam() == FakeBackend::UNIFIED ? 3u : 7u);
 }
 
+TEST_P(SnapshotOnBoth, EveryFailureOfTheDeviceWithScatteredTensorsLeavesASlotThatWorks) {
+    Scattered state(GetParam());
+    unsigned tried = 0;
+    for (enum status status = STATUS_DEVICE; status != STATUS_OK; tried++) {
+        struct snapshot_slot *slot = snapshot_acquire(state.pool);
+        ASSERT_NE(slot, nullptr);
+        std::vector<struct snapshot_source> list = state.sources();
+        struct error err = {};
+        state.device.fail_call(tried + 1);
+        status = snapshot_fill(slot, list.data(), list.size(), &err);
+        state.device.fail_call(0);
+        EXPECT_TRUE(status == STATUS_OK || status == STATUS_DEVICE);
+        snapshot_release(slot);
+
+        state.train_to(1000 + static_cast<float>(tried));
+        slot = state.snapshot();
+        state.expect(slot, 1000 + static_cast<float>(tried));
+        snapshot_release(slot);
+    }
+    // Two copies and a record; with staging a copy of both and another record, and two waits.
+    EXPECT_EQ(tried, GetParam() == FakeBackend::UNIFIED ? 4u : 8u);
+}
+
 TEST_P(SnapshotOnBoth, AFailedWaitIsReported) {
     State state(GetParam());
     struct snapshot_slot *slot = state.snapshot();
@@ -469,6 +517,30 @@ TEST_P(SnapshotOnBoth, AFailedWaitIsReported) {
     EXPECT_EQ(snapshot_wait(slot, &err), STATUS_DEVICE);
     EXPECT_NE(strstr(err.message, "event_wait"), nullptr);
     state.device.fail_call(0);
+    snapshot_release(slot);
+}
+
+// ---- host values so large that their copy is put off, beside a region on the device ----
+
+TEST_P(SnapshotOnBoth, LargeHostValuesBesideARegionAreThoseOfTheCall) {
+    State state(GetParam());
+    std::vector<float> large(SNAPSHOT_PUT_OFF_BYTES / sizeof(float), 3.0F);
+    const uint64_t count[] = {large.size()};
+    std::vector<struct snapshot_source> list = state.sources();
+    list.push_back({tensor_make("large", DTYPE_F32, large.data(), 1, count), SNAPSHOT_HOST, true});
+    state.train_to(20);
+    struct snapshot_slot *slot = snapshot_acquire(state.pool);
+    struct error err = {};
+    ASSERT_EQ(snapshot_fill(slot, list.data(), list.size(), &err), STATUS_OK) << err.message;
+    EXPECT_EQ(slot->put_off_bytes, large.size() * sizeof(float));
+    snapshot_settle(state.pool);
+    std::fill(large.begin(), large.end(), 4.0F);
+    state.train_to(-1);
+    ASSERT_EQ(snapshot_wait(slot, &err), STATUS_OK) << err.message;
+    EXPECT_EQ(wrong_floats(slot, 20), 0u);
+    const float *copied = static_cast<const float *>(slot->tensors[4].data);
+    EXPECT_EQ(std::count(copied, copied + large.size(), 3.0F),
+              static_cast<std::ptrdiff_t>(large.size()));
     snapshot_release(slot);
 }
 

@@ -1,9 +1,10 @@
 """uncovered.py ROOT PATTERN [--write]: from gcovr's JSON on standard input, each line of the files that match
 the pattern with a branch that was never taken: "file:line  not taken/all  function: source"; then the sums,
 over all files and these. docs/reliability.md has the sums, and gives each such function a reason, in a table
-with "file (`function`, ...)" in it: exit code 1 where a function has none. --write puts the sums into that
-page.
+with "file (`function` 2, ...)" in it, the number of its ways that are not taken: exit code 1 where a function
+has more than that. --write puts the sums into that page.
 """
+import collections
 import json
 import pathlib
 import re
@@ -12,16 +13,18 @@ import sys
 PAGE = "docs/reliability.md"
 SECTION = "## Branches of io/"
 SUMS = re.compile(r"^[\d,]+ of [\d,]+ branches taken .*$", re.MULTILINE)
-PLACE = re.compile(r"(\w+) \(((?:`\w+`(?:, )?)+)\)")
+PLACE = re.compile(r"(\w+) \(((?:`\w+` \d+(?:, )?)+)\)")
 
 
 def explained(page):
-    """{"file function"} of the table."""
+    """{"file function": ways not taken} of the table; one with two reasons is in it twice."""
     begin = page.index(SECTION)
     section = page[begin : page.index("\n## ", begin)]
-    return {
-        f"{place[1]} {name}" for place in PLACE.finditer(section) for name in re.findall(r"`(\w+)`", place[2])
-    }
+    counts = collections.Counter()
+    for place in PLACE.finditer(section):
+        for name, count in re.findall(r"`(\w+)` (\d+)", place[2]):
+            counts[f"{place[1]} {name}"] += int(count)
+    return counts
 
 
 def function_of(entry, number):
@@ -33,7 +36,7 @@ def function_of(entry, number):
 def main():
     root, pattern = pathlib.Path(sys.argv[1]), re.compile(sys.argv[2])
     lines = branches = taken = total = 0
-    found = set()
+    found = collections.Counter()
     for entry in json.load(sys.stdin)["files"]:
         counts = [branch["count"] for line in entry["lines"] for branch in line["branches"]]
         total += len(counts)
@@ -48,7 +51,7 @@ def main():
                 where, function = f"{entry['file']}:{number}", function_of(entry, number)
                 text = source[number - 1].strip()
                 print(f"{where:<32}{missed}/{len(line['branches'])}  {function}: {text}")
-                found.add(f"{pathlib.Path(entry['file']).stem} {function}")
+                found[f"{pathlib.Path(entry['file']).stem} {function}"] += missed
                 lines += 1
                 branches += missed
     sums = (
@@ -67,10 +70,10 @@ def compare(path, found, sums, write):
         path.write_text(SUMS.sub(sums, page))
     elif sums not in page:
         print(f"{PAGE} has other sums (--write puts these there)")
-    for function in sorted(named - found):
-        print(f"{PAGE} gives a reason for {function}, of which all branches were taken")
-    for function in sorted(found - named):
-        print(f"{PAGE} GIVES NO REASON for {function}")
+    for function, count in sorted((named - found).items()):
+        print(f"{PAGE} gives a reason for {function} that is not needed ({count} of its branches)")
+    for function, count in sorted((found - named).items()):
+        print(f"{PAGE} GIVES NO REASON for {function} ({count} of its branches)")
     return 1 if found - named else 0
 
 
