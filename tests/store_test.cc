@@ -166,6 +166,32 @@ TEST(StoreScan, WhatVanishesMeanwhileIsNoLink) {
     }
 }
 
+// The second look, which tells a link from what vanished, may fail like the first.
+TEST(StoreScan, WhatCannotBeListedAgain) {
+    for (int error : {EIO, ENOENT}) {
+        MemoryFiles disk;
+        disk.put(checkpoint_path(1), "x");
+        FaultyFiles files(disk.table());
+        int lists = 0;
+        files.fail_where(
+            [&](FileCall call, const std::string &path, bool) {
+                if (call == FileCall::Stat) {
+                    disk.remove(path);
+                }
+                lists += call == FileCall::List;
+                return lists == 2;
+            },
+            error);
+        struct store_list list;
+        struct error err;
+        EXPECT_EQ(store_scan(files.table(), kRun.c_str(), &list, &err),
+                  error == EIO ? STATUS_IO : STATUS_OK);
+        EXPECT_EQ(lists, 2);
+        EXPECT_EQ(list.count, 0u);
+        store_list_free(&list);
+    }
+}
+
 TEST(StoreScan, ReportsEveryCallThatFails) {
     MemoryFiles disk;
     disk.put(checkpoint_path(1), "x");
