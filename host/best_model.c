@@ -29,6 +29,10 @@ static enum status compare(const char *path, const struct run_state *best,
     CHECK(best->step == newest->best_step || best->step >= newest->step, why, STATUS_CORRUPT,
           "%s: it is of step %" PRId64 ", the best model is of step %" PRId64, path, best->step,
           newest->best_step);
+    /* The checkpoint at the end of a run may be of the best model's step, with other weights. */
+    CHECK(!best->restored_best, why, STATUS_CORRUPT,
+          "%s: it is the end of a run, with the weights that --restore-best-weights put back",
+          path);
     CHECK(has_same_history(best, newest), why, STATUS_CORRUPT,
           "%s: its epochs are not those of the newest checkpoint: it comes from another course of "
           "the run",

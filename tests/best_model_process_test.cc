@@ -298,6 +298,24 @@ TEST_F(BestModel, CheckpointsTellsAnOlderOneFromOneThatIsElsewhere) {
     EXPECT_FALSE(contains(outcome.out, "best")) << outcome.out;
 }
 
+// The last checkpoint is of the same step and history, with the weights of another epoch.
+TEST_F(BestModel, TheEndOfTheRunWithWeightsPutBackIsAnother) {
+    const std::vector<std::string> stopped = {
+        "--epochs", "9", "--patience", "2", "--min-delta", "0.5", "--restore-best-weights"};
+    std::filesystem::remove_all(model());
+    EXPECT_EXIT_CODE(train(stopped), 0);
+    const uint64_t last = checkpoint_steps(model()).back();
+    ASSERT_EQ(step_of(best()), std::to_string(last)) << "best by value, not by --min-delta";
+    const std::string good = read_file(best());
+    std::filesystem::copy_file(checkpoint_path(model(), last), best(),
+                               std::filesystem::copy_options::overwrite_existing);
+    EXPECT_SAYS(train(stopped), kUnusable);
+    EXPECT_EXIT_CODE(verify(), 65);
+    write_file(best(), good);
+    EXPECT_FALSE(contains(train(stopped).err, kUnusable));
+    EXPECT_EXIT_CODE(verify(), 0);
+}
+
 TEST_F(BestModel, CheckpointsFindsAFileUnderTheNameOfAnother) {
     std::filesystem::copy_file(checkpoint_path(model(), 8), checkpoint_path(model(), 20));
     const Outcome outcome = verify();
