@@ -195,7 +195,8 @@ class Workshop:
         if (directory / "best.safetensors.zst").exists():
             files["the best checkpoint"] = directory / "best.safetensors.zst"
         tensors = {name: self.tensors(path) for name, path in files.items()}
-        return Ending(tensors, (directory / "history.csv").read_text(), steps[-1])
+        history = directory / "history.csv"  # there may be none, where its writing failed: see excuse
+        return Ending(tensors, history.read_text() if history.exists() else None, steps[-1])
 
     def demand_large(self, ending):
         """Otherwise the trial would not be what it says."""
