@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "host/base/memory.h"
+#include "host/base/text.h"
 
 /* Who comes to change the source may have to wait for a piece that another thread has taken: so
  * long as a tenth of a millisecond, if that thread runs. */
@@ -40,6 +41,8 @@ void put_off_clear(struct put_off *list) {
     while (list->under_way > 0) {
         pthread_cond_wait(&list->done, &list->mutex);
     }
+    list->assisted_bytes = 0;
+    list->assisted_cpu_seconds = 0;
     pthread_mutex_unlock(&list->mutex);
 }
 
@@ -48,7 +51,9 @@ void put_off_add(struct put_off *list, void *to, const void *from, size_t bytes)
         return;
     }
     pthread_mutex_lock(&list->mutex);
-    struct put_off_copy *last = list->count == 0 ? NULL : &list->copies[list->count - 1];
+    /* One that was taken whole is not looked at any more, so nothing can be joined to it. */
+    bool has_last = list->next < list->count;
+    struct put_off_copy *last = has_last ? &list->copies[list->count - 1] : NULL;
     if (last != NULL && last->to + last->bytes == to && last->from + last->bytes == from) {
         last->bytes += bytes;
     } else {
@@ -86,17 +91,45 @@ static void copy_piece(const struct piece *piece) {
     }
 }
 
-void put_off_finish(struct put_off *list) {
+/* The next piece, copied; false when there is none left to take. Called and left with the mutex. */
+static bool copy_next_locked(struct put_off *list, size_t *bytes) {
     struct piece piece;
+    if (!take_locked(list, &piece)) {
+        return false;
+    }
+    pthread_mutex_unlock(&list->mutex);
+    copy_piece(&piece);
     pthread_mutex_lock(&list->mutex);
-    while (take_locked(list, &piece)) {
-        pthread_mutex_unlock(&list->mutex);
-        copy_piece(&piece);
-        pthread_mutex_lock(&list->mutex);
-        list->under_way--;
-        if (list->under_way == 0) {
-            pthread_cond_broadcast(&list->done);
-        }
+    *bytes = piece.copy.bytes;
+    return true;
+}
+
+static void piece_is_done_locked(struct put_off *list) {
+    list->under_way--;
+    if (list->under_way == 0) {
+        pthread_cond_broadcast(&list->done);
+    }
+}
+
+void put_off_assist(struct put_off *list) {
+    size_t bytes = 0;
+    double cpu_before = clock_thread_cpu_seconds();
+    pthread_mutex_lock(&list->mutex);
+    while (copy_next_locked(list, &bytes)) {
+        double cpu = clock_thread_cpu_seconds();
+        list->assisted_bytes += bytes;
+        list->assisted_cpu_seconds += cpu - cpu_before;
+        cpu_before = cpu;
+        piece_is_done_locked(list); /* behind what is counted: who waits for it may read that */
+    }
+    pthread_mutex_unlock(&list->mutex);
+}
+
+void put_off_finish(struct put_off *list) {
+    size_t bytes = 0;
+    pthread_mutex_lock(&list->mutex);
+    while (copy_next_locked(list, &bytes)) {
+        piece_is_done_locked(list);
     }
     while (list->under_way > 0) {
         pthread_cond_wait(&list->done, &list->mutex);

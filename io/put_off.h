@@ -1,19 +1,19 @@
 /* put_off.h - copies that are put off until somebody needs them.
  *
  * A list of copies that one thread makes known and any thread may carry out, in pieces, together
- * with others. For the snapshot: the trainer only lists what is to be copied; the writer's thread
- * makes the copies while the next batch goes forward and backward, and the trainer what is left of
- * them when it is about to change the source (CheckFreq's overlapped snapshot, Mohan, Phanishayee
- * and Chidambaram, FAST 2021, without a thread of its own).
+ * with others. For the snapshot: the trainer only lists what is to be copied; the writer's thread,
+ * or while that is still at an earlier save a thread of its own, makes the copies while the next
+ * batch goes forward and backward, and the trainer what is left of them when it is about to change
+ * the source (CheckFreq's overlapped snapshot, Mohan, Phanishayee and Chidambaram, FAST 2021).
  *
  * Usage (trainer):                                   (writer thread):
  *     put_off_clear(&copies);                            put_off_finish(&copies);
  *     put_off_add(&copies, to, from, bytes);             read `to`
- *     hand over to the writer
- *     put_off_finish(&copies);      ... then change `from`
+ *     hand over to the writer                        (a thread that helps):
+ *     put_off_finish(&copies);      ... then change `from`   put_off_assist(&copies);
  *
- * THREADS: init, deinit and add by one thread while no other uses the list; clear by one thread,
- * finish by any number, at the same time.
+ * THREADS: init and deinit by one thread while no other uses the list; clear and add by one thread,
+ * finish and assist by any number, at the same time.
  */
 #ifndef CAIRN_IO_PUT_OFF_H
 #define CAIRN_IO_PUT_OFF_H
@@ -40,10 +40,12 @@ struct put_off {
     size_t count, capacity;
     bool has_mutex, has_done;
 
-    pthread_mutex_t mutex; /* guards the rest */
-    pthread_cond_t done;   /* the last piece was copied */
-    size_t next, offset;   /* where the first piece begins that nobody has taken */
-    size_t under_way;      /* pieces taken and not yet copied */
+    pthread_mutex_t mutex;       /* guards the rest */
+    pthread_cond_t done;         /* the last piece was copied */
+    size_t next, offset;         /* where the first piece begins that nobody has taken */
+    size_t under_way;            /* pieces taken and not yet copied */
+    size_t assisted_bytes;       /* that put_off_assist copied since the last clear, */
+    double assisted_cpu_seconds; /* and the processor time that it took */
 };
 
 /* Room for `capacity` copies. STATUS_MEMORY, and then nothing is to be freed but by deinit. */
@@ -62,6 +64,9 @@ void put_off_add(struct put_off *list, void *to, const void *from, size_t bytes)
 /* Make the copies that nobody has made, in pieces, and wait for the pieces of other threads: on
  * return all of them are there. */
 void put_off_finish(struct put_off *list);
+
+/* Make copies as long as there is one that nobody has taken; does not wait for other threads. */
+void put_off_assist(struct put_off *list);
 
 #ifdef __cplusplus
 }

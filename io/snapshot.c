@@ -10,8 +10,8 @@
  *    while its copy to the host still runs: the new staging copy is ordered behind that copy, on
  *    the device.
  *  - Copies that were put off need no order: they read what does not change before snapshot_settle.
- *    A waiting save that is replaced has none under way, because the writer has not begun it and
- *    snapshot_settle is the trainer's own call; so they are forgotten.
+ *    Those of a waiting save that is replaced are forgotten; of what snapshot_assist is at, the end
+ *    is waited for.
  */
 #include "io/snapshot.h"
 
@@ -376,6 +376,20 @@ void snapshot_settle(struct snapshot_pool *pool) {
     for (size_t i = 0; i < SNAPSHOT_SLOTS; i++) {
         put_off_finish(&pool->slots[i].put_off);
     }
+}
+
+void snapshot_assist(struct snapshot_pool *pool) {
+    for (size_t i = 0; i < SNAPSHOT_SLOTS; i++) {
+        put_off_assist(&pool->slots[i].put_off);
+    }
+}
+
+struct snapshot_assisted snapshot_assisted(struct snapshot_slot *slot) {
+    struct put_off *list = &slot->put_off;
+    pthread_mutex_lock(&list->mutex);
+    struct snapshot_assisted assisted = {list->assisted_bytes, list->assisted_cpu_seconds};
+    pthread_mutex_unlock(&list->mutex);
+    return assisted;
 }
 
 enum status snapshot_wait(struct snapshot_slot *slot, struct error *err) {

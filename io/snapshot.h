@@ -10,8 +10,9 @@
  * In host memory there is no copy engine, and a large state takes a processor milliseconds. So a
  * tensor may be called steady: its owner promises to call snapshot_settle before he changes it. Of
  * a state with SNAPSHOT_PUT_OFF_BYTES of them or more these are not copied in snapshot_fill but by
- * snapshot_wait, on the writer's thread, and by snapshot_settle, whichever is there first: what is
- * between save and update, a forward and a backward pass, hides the copy.
+ * snapshot_wait, on the writer's thread, by snapshot_assist, on any, and by snapshot_settle,
+ * whichever is there first: what is between save and update, a forward and a backward pass, hides
+ * the copy.
  *
  * Usage (trainer):                                   (writer thread):
  *     slot = snapshot_acquire(pool);                     snapshot_wait(slot, err);
@@ -21,9 +22,9 @@
  *     snapshot_settle(pool);
  *     update
  *
- * THREADS: acquire, fill and settle on the trainer's thread; wait and release on the writer's. A
- * slot belongs to the trainer from acquire until it is handed over, then to the writer until
- * release.
+ * THREADS: acquire, fill and settle on the trainer's thread; wait and release on the writer's;
+ * assist on any. A slot belongs to the trainer from acquire until it is handed over, then to the
+ * writer until release.
  */
 #ifndef CAIRN_IO_SNAPSHOT_H
 #define CAIRN_IO_SNAPSHOT_H
@@ -110,6 +111,18 @@ MUST_USE enum status snapshot_wait(struct snapshot_slot *slot, struct error *err
 /* Steady tensors may change from here on: blocks until nobody reads them any more, and copies what
  * was put off and is not yet done. Trainer's thread. */
 void snapshot_settle(struct snapshot_pool *pool);
+
+/* Make copies that were put off and that nobody has begun, of any slot, as long as there are any.
+ * Any thread, at any time; does not wait for others. */
+void snapshot_assist(struct snapshot_pool *pool);
+
+/* What snapshot_assist has copied of this slot, and the processor time that it took; final after
+ * snapshot_wait. */
+struct snapshot_assisted {
+    size_t bytes;
+    double cpu_seconds;
+};
+struct snapshot_assisted snapshot_assisted(struct snapshot_slot *slot);
 
 /* Give the slot back. Copies that were put off and not made are not made any more. */
 void snapshot_release(struct snapshot_slot *slot);

@@ -1,4 +1,4 @@
-/* writer.c - the background thread that turns a snapshot into a durable file.
+/* writer.c - the background thread that turns a snapshot into a durable file, and its helper.
  *
  * THREADS: a save is a `struct job`, one per snapshot slot. Its state says who owns it: FREE
  * nobody, FILLING the trainer, WAITING the queue (either thread may take it, under the mutex),
@@ -52,8 +52,8 @@ struct writer {
     struct writer_options options;
     struct backend *be;
     struct snapshot_pool *pool;
-    pthread_t thread;
-    bool has_thread, has_mutex, has_work, has_idle;
+    pthread_t thread, copier;
+    bool has_thread, has_copier, has_mutex, has_work, has_idle, has_listed;
 
     /* trainer's thread only */
     uint64_t last_id;
@@ -76,6 +76,8 @@ struct writer {
     pthread_mutex_t mutex; /* guards what follows, and the states of the jobs */
     pthread_cond_t work;   /* a job is waiting, or closing */
     pthread_cond_t idle;   /* a job was finished */
+    pthread_cond_t listed; /* copies_wanted, or closing */
+    bool copies_wanted;    /* copies were put off, and the writer is busy */
     bool closing;
     struct job jobs[SNAPSHOT_SLOTS];
     struct writer_totals totals; /* without the percentiles */
@@ -168,7 +170,9 @@ static void write_job(struct writer *writer, const struct job *job) {
         table->range_end(writer->be);
     }
     result->durable_seconds = clock_monotonic_seconds() - job->entered_seconds;
-    result->cpu_seconds += clock_thread_cpu_seconds() - cpu_before;
+    struct snapshot_assisted assisted = snapshot_assisted(job->slot);
+    result->copied_beside_bytes = assisted.bytes;
+    result->cpu_seconds += clock_thread_cpu_seconds() - cpu_before + assisted.cpu_seconds;
     result->status = status;
     if (result->targets_published == 0) {
         writer->unpublished[writer->unpublished_count++ % UNPUBLISHED_KEPT] = job->id;
@@ -257,6 +261,33 @@ static void *writer_thread(void *context) {
         } else {
             pthread_cond_wait(&writer->work, &writer->mutex);
         }
+    }
+    pthread_mutex_unlock(&writer->mutex);
+    return NULL;
+}
+
+/* ---- copier's thread ---- */
+
+/* Copies that were put off are the writer's work. While it is still at an earlier save, computing
+ * or asleep until the disk has synced, this thread makes them in its stead; or else the trainer
+ * would have to, before it may go on. Like the writer it does not take the processor of the thread
+ * that wakes it. */
+static void *copier_thread(void *context) {
+    struct writer *writer = context;
+    const struct sched_param none = {0};
+    if (sched_getscheduler(0) == SCHED_OTHER) {
+        (void)pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);
+    }
+    pthread_mutex_lock(&writer->mutex);
+    while (!writer->closing) {
+        if (!writer->copies_wanted) {
+            pthread_cond_wait(&writer->listed, &writer->mutex);
+            continue;
+        }
+        writer->copies_wanted = false;
+        pthread_mutex_unlock(&writer->mutex);
+        snapshot_assist(writer->pool);
+        pthread_mutex_lock(&writer->mutex);
     }
     pthread_mutex_unlock(&writer->mutex);
     return NULL;
@@ -368,6 +399,15 @@ static void record_stall_locked(struct writer *writer, double seconds) {
     }
 }
 
+static bool is_writing_locked(const struct writer *writer) {
+    for (size_t i = 0; i < SNAPSHOT_SLOTS; i++) {
+        if (writer->jobs[i].state == JOB_WRITING) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void enqueue_job(struct writer *writer, struct job *job, double entered) {
     job->id = ++writer->last_id;
     writer->settle_seconds[job->id % SETTLES_KEPT] = 0.0;
@@ -376,6 +416,10 @@ static void enqueue_job(struct writer *writer, struct job *job, double entered) 
     pthread_mutex_lock(&writer->mutex);
     job->state = JOB_WAITING;
     pthread_cond_signal(&writer->work);
+    if (job->slot->put_off_bytes > 0 && is_writing_locked(writer)) {
+        writer->copies_wanted = true;
+        pthread_cond_signal(&writer->listed);
+    }
     /* Taken here, behind the wake-up, so that a stall contains all that the trainer pays for. */
     job->stall_seconds = clock_monotonic_seconds() - entered;
     record_stall_locked(writer, job->stall_seconds);
@@ -502,23 +546,38 @@ static enum status create_locks(struct writer *writer, struct error *err) {
     writer->has_mutex = pthread_mutex_init(&writer->mutex, NULL) == 0;
     writer->has_work = pthread_cond_init(&writer->work, NULL) == 0;
     writer->has_idle = pthread_cond_init(&writer->idle, NULL) == 0;
-    CHECK(writer->has_mutex && writer->has_work && writer->has_idle, err, STATUS_MEMORY,
-          "checkpoint writer: cannot create a lock");
+    writer->has_listed = pthread_cond_init(&writer->listed, NULL) == 0;
+    CHECK(writer->has_mutex && writer->has_work && writer->has_idle && writer->has_listed, err,
+          STATUS_MEMORY, "checkpoint writer: cannot create a lock");
     return STATUS_OK;
 }
 
 /* A thread inherits the signal mask, so all signals are blocked while it is made: they go to the
  * threads that wait for them. */
-static enum status start_thread(struct writer *writer, struct error *err) {
+static enum status start_thread(struct writer *writer, void *(*body)(void *), pthread_t *thread,
+                                bool *has_thread, struct error *err) {
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int code = pthread_create(&writer->thread, NULL, writer_thread, writer);
+    int code = pthread_create(thread, NULL, body, writer);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     CHECK(code == 0, err, STATUS_MEMORY, "checkpoint writer: cannot start a thread: %s",
           strerror(code));
-    writer->has_thread = true;
+    *has_thread = true;
     return STATUS_OK;
+}
+
+/* A small state is copied in the call; nobody waits for the copier then. */
+static bool may_put_off(const struct writer *writer, size_t device_bytes) {
+    size_t by_device = writer->be->unified_memory ? device_bytes : 0;
+    return by_device + writer->options.host_capacity >= SNAPSHOT_PUT_OFF_BYTES;
+}
+
+static enum status start_threads(struct writer *writer, size_t device_bytes, struct error *err) {
+    if (may_put_off(writer, device_bytes)) {
+        TRY(start_thread(writer, copier_thread, &writer->copier, &writer->has_copier, err));
+    }
+    return start_thread(writer, writer_thread, &writer->thread, &writer->has_thread, err);
 }
 
 static enum status init_writer(struct writer *writer, struct backend *be, const void *device_region,
@@ -528,7 +587,7 @@ static enum status init_writer(struct writer *writer, struct backend *be, const 
     TRY(writer_targets_init(&writer->publisher, &writer->options, err));
     TRY(snapshot_pool_create(be, device_region, device_bytes, writer->options.host_capacity,
                              writer->options.direct, &writer->pool, err));
-    return start_thread(writer, err);
+    return start_threads(writer, device_bytes, err);
 }
 
 enum status writer_create(const struct writer_options *options, struct backend *be,
@@ -548,21 +607,28 @@ enum status writer_create(const struct writer_options *options, struct backend *
     return STATUS_OK;
 }
 
-static void stop_thread(struct writer *writer) {
+static void stop_threads(struct writer *writer) {
+    if (!writer->has_thread && !writer->has_copier) {
+        return;
+    }
     pthread_mutex_lock(&writer->mutex);
     writer->closing = true;
     pthread_cond_signal(&writer->work);
+    pthread_cond_signal(&writer->listed);
     pthread_mutex_unlock(&writer->mutex);
-    pthread_join(writer->thread, NULL);
+    if (writer->has_thread) {
+        pthread_join(writer->thread, NULL);
+    }
+    if (writer->has_copier) {
+        pthread_join(writer->copier, NULL);
+    }
 }
 
 void writer_free(struct writer *writer) {
     if (writer == NULL) {
         return;
     }
-    if (writer->has_thread) {
-        stop_thread(writer);
-    }
+    stop_threads(writer);
     snapshot_pool_free(writer->pool);
     writer_targets_deinit(&writer->publisher);
     for (size_t i = 0; i < SNAPSHOT_SLOTS; i++) {
@@ -571,6 +637,9 @@ void writer_free(struct writer *writer) {
     free(writer->results);
     free(writer->stalls_sorted);
     free(writer->stalls);
+    if (writer->has_listed) {
+        pthread_cond_destroy(&writer->listed);
+    }
     if (writer->has_idle) {
         pthread_cond_destroy(&writer->idle);
     }

@@ -473,7 +473,7 @@ TEST(Library, AMisfitIsRefusedBeforeAnythingIsTouched) {
 
 // ---- steady tensors ----
 
-// The writer is held in another save, so that only settle can copy for this one.
+// The writer is held in another save, so that settle and the copier copy for this one.
 TEST(Library, SteadyTensorsHoldTheValuesOfTheSave) {
     MemoryFiles disk;
     Trainer trainer(&disk);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <random>
 #include <thread>
 #include <vector>
@@ -84,6 +85,54 @@ TEST_F(PutOff, ClearForgetsWhatWasNotMade) {
     put_off_clear(&list);
     put_off_finish(&list);
     EXPECT_EQ(to, empty);
+}
+
+TEST_F(PutOff, AnAssistantMakesThemAndSaysHowMany) {
+    const size_t size = 3 * PIECE + 7;
+    std::vector<uint8_t> from = random_bytes(size), to(size);
+    put_off_add(&list, to.data(), from.data(), PIECE + 1);
+    put_off_finish(&list);
+    put_off_add(&list, to.data() + PIECE + 1, from.data() + PIECE + 1, size - PIECE - 1);
+    put_off_assist(&list);
+    EXPECT_EQ(to, from);
+    EXPECT_EQ(list.assisted_bytes, size - PIECE - 1); // not what finish had copied
+    EXPECT_GT(list.assisted_cpu_seconds, 0.0);
+    put_off_assist(&list);
+    EXPECT_EQ(list.assisted_bytes, size - PIECE - 1);
+    put_off_clear(&list);
+    EXPECT_EQ(list.assisted_bytes, 0u);
+    EXPECT_EQ(list.assisted_cpu_seconds, 0.0);
+}
+
+// A copy that goes on where one ends that is already made: nobody looks at that one any more.
+TEST_F(PutOff, WhatIsAddedBehindAMadeCopyIsCopiedToo) {
+    std::vector<uint8_t> from = random_bytes(300), to(300);
+    for (size_t at = 0; at < 300; at += 100) {
+        put_off_add(&list, to.data() + at, from.data() + at, 100);
+        put_off_assist(&list);
+    }
+    EXPECT_EQ(to, from);
+}
+
+TEST_F(PutOff, AnAssistantMayBeThereWhileTheyAreAdded) {
+    std::vector<uint8_t> from = random_bytes(3000), to(3000);
+    std::atomic<bool> done{false};
+    std::thread assistant([&] {
+        while (!done) {
+            put_off_assist(&list);
+        }
+    });
+    for (int round = 0; round < 2000; round++) {
+        put_off_clear(&list);
+        std::fill(to.begin(), to.end(), static_cast<uint8_t>(9));
+        for (size_t at = 0; at < 3000; at += 1000) {
+            put_off_add(&list, to.data() + at, from.data() + at, 1000);
+        }
+        put_off_finish(&list);
+        ASSERT_EQ(to, from) << round;
+    }
+    done = true;
+    assistant.join();
 }
 
 // What was taken when the list is cleared is copied to its end before clear returns.

@@ -5,8 +5,10 @@
 #include <string.h>
 
 #include <algorithm>
+#include <chrono>
 #include <map>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/support/small_run.h"
@@ -115,6 +117,22 @@ TEST(Steady, AreCopiedBySettleWhenNobodyWaited) {
     ASSERT_EQ(snapshot_wait(pool.slot, nullptr), STATUS_OK);
     EXPECT_EQ(others(pool.slot->tensors[0], 1), 0u);
     EXPECT_EQ(others(pool.slot->tensors[1], 1), 0u);
+}
+
+TEST(Steady, AreCopiedByWhoAssists) {
+    LargeState state(FakeBackend::UNIFIED);
+    state.update(1);
+    Pool pool(&state);
+    EXPECT_EQ(snapshot_assisted(pool.slot).bytes, 0u);
+    snapshot_assist(pool.pool);
+    EXPECT_EQ(snapshot_assisted(pool.slot).bytes, FLOATS * sizeof(float));
+    state.update(2); // nothing is left to settle
+    ASSERT_EQ(snapshot_wait(pool.slot, nullptr), STATUS_OK);
+    EXPECT_EQ(others(pool.slot->tensors[0], 1), 0u);
+    EXPECT_EQ(others(pool.slot->tensors[1], 1), 0u);
+    std::vector<struct snapshot_source> list = state.sources();
+    ASSERT_EQ(snapshot_fill(pool.slot, list.data(), list.size(), nullptr), STATUS_OK);
+    EXPECT_EQ(snapshot_assisted(pool.slot).bytes, 0u) << "of the save before";
 }
 
 TEST(Steady, OfASmallStateAreCopiedInTheCall) {
@@ -246,7 +264,7 @@ struct LargeRun : LargeState {
     struct writer *writer = nullptr;
 };
 
-// The writer is held in the first save, so that nobody but the trainer can copy for the second.
+// The writer is held in the first save, so that the trainer and the copier copy for the second.
 TEST(Steady, ASaveBehindABusyWriterHoldsTheValuesOfItsCall) {
     LargeRun run(WRITER_BUSY_SKIP);
     run.hold_writer_in_first_save();
@@ -297,7 +315,7 @@ TEST(Steady, WhatSettleTakesIsPartOfTheStall) {
     ASSERT_EQ(run.save(), SAVE_ACCEPTED);
     struct writer_totals before = writer_get_totals(run.writer);
     double settled_before = writer_settled(run.writer).seconds;
-    run.train_to(3); // has to copy 4 MiB
+    run.train_to(3); // has 4 MiB copied, or waits until they are
     struct writer_totals after = writer_get_totals(run.writer);
     double settled = writer_settled(run.writer).seconds - settled_before;
     EXPECT_GT(settled, 0.0);
@@ -315,6 +333,38 @@ TEST(Steady, WhatSettleTakesIsPartOfTheStall) {
     EXPECT_NEAR(largest, after.stall_seconds_max, 1e-9);
     run.train_to(4); // no save since
     EXPECT_NEAR(writer_settled(run.writer).seconds - settled_before, settled, 0.0);
+}
+
+// The results of two saves, the second behind a writer that is held in the first, where the trainer
+// leaves the others so much time before it settles.
+std::vector<struct save_result> save_behind_a_busy_writer(std::chrono::milliseconds time) {
+    LargeRun run(WRITER_BUSY_SKIP);
+    run.hold_writer_in_first_save();
+    run.train_to(2);
+    EXPECT_EQ(run.save(), SAVE_ACCEPTED);
+    std::this_thread::sleep_for(time);
+    run.train_to(3);
+    run.files.release();
+    writer_drain(run.writer);
+    EXPECT_EQ(run.problem_of(1), "");
+    EXPECT_EQ(run.problem_of(2), "");
+    std::vector<struct save_result> results(2);
+    EXPECT_TRUE(writer_poll(run.writer, results.data()));
+    EXPECT_TRUE(writer_poll(run.writer, &results[1]));
+    return results;
+}
+
+// However slow the machine is: at last the copier has had the time to copy all.
+TEST(Steady, AreCopiedBesideTheWritingOfAnotherSave) {
+    for (int milliseconds = 1; milliseconds < 60000; milliseconds *= 2) {
+        std::vector<struct save_result> results =
+            save_behind_a_busy_writer(std::chrono::milliseconds(milliseconds));
+        EXPECT_EQ(results[0].copied_beside_bytes, 0u) << "the writer was free";
+        if (results[1].copied_beside_bytes == FLOATS * sizeof(float)) {
+            return;
+        }
+    }
+    FAIL() << "the copier did not copy";
 }
 
 // A failure stays until it is polled. By then the writer has forgotten what settling took for it.

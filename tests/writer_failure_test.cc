@@ -305,32 +305,48 @@ std::set<std::string> tasks() {
     return found;
 }
 
-TEST(WriterThread, ItsThreadBlocksAllSignalsAndOnlyItsThread) {
-    std::thread([] {}).join(); // with the first one a sanitizer starts a thread of its own
-    std::set<std::string> before = tasks();
-    sigset_t mask_before, mask_after;
-    sigemptyset(&mask_before);
-    sigaddset(&mask_before, SIGUSR2);
-    pthread_sigmask(SIG_SETMASK, &mask_before, nullptr);
-    SmallRun run;
-    pthread_sigmask(SIG_SETMASK, nullptr, &mask_after);
-    std::vector<std::string> added;
-    for (const std::string &task : tasks()) {
-        if (before.count(task) == 0) {
-            added.push_back(task);
-        }
-    }
-    ASSERT_EQ(added.size(), 1u);
-    std::ifstream status("/proc/self/task/" + added[0] + "/status");
+// The signals that a thread blocks, as the kernel shows them: bit n - 1 for signal n.
+unsigned long long blocked_signals(const std::string &task) {
+    std::ifstream status("/proc/self/task/" + task + "/status");
     unsigned long long blocked = 0;
     for (std::string line; std::getline(status, line);) {
         if (line.rfind("SigBlk:", 0) == 0) {
             blocked = std::stoull(line.substr(7), nullptr, 16);
         }
     }
-    for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGPIPE, SIGALRM, SIGCHLD}) {
-        EXPECT_TRUE(blocked >> (signal - 1) & 1) << strsignal(signal);
-        EXPECT_EQ(sigismember(&mask_before, signal), sigismember(&mask_after, signal));
+    return blocked;
+}
+
+TEST(WriterThread, ItsThreadsBlockAllSignalsAndOnlyItsThreads) {
+    std::thread([] {}).join(); // with the first one a sanitizer starts a thread of its own
+    for (size_t host_capacity : {size_t{64}, size_t{SNAPSHOT_PUT_OFF_BYTES}}) { // and a copier
+        FakeBackend device(FakeBackend::UNIFIED);
+        MemoryFiles disk;
+        const struct writer_options options = {disk.table(),  nullptr, 1,    WRITER_BUSY_SKIP,
+                                               host_capacity, 1,       false};
+        std::set<std::string> before = tasks();
+        sigset_t mask_before, mask_after;
+        sigemptyset(&mask_before);
+        sigaddset(&mask_before, SIGUSR2);
+        pthread_sigmask(SIG_SETMASK, &mask_before, nullptr);
+        struct writer *writer = nullptr;
+        ASSERT_EQ(writer_create(&options, device.get(), nullptr, 0, &writer, nullptr), STATUS_OK);
+        pthread_sigmask(SIG_SETMASK, nullptr, &mask_after);
+        size_t added = 0;
+        for (const std::string &task : tasks()) {
+            if (before.count(task) == 1) {
+                continue;
+            }
+            added++;
+            unsigned long long blocked = blocked_signals(task);
+            for (int signal :
+                 {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGPIPE, SIGALRM, SIGCHLD}) {
+                EXPECT_TRUE(blocked >> (signal - 1) & 1) << strsignal(signal);
+                EXPECT_EQ(sigismember(&mask_before, signal), sigismember(&mask_after, signal));
+            }
+        }
+        EXPECT_EQ(added, host_capacity == 64 ? 1u : 2u);
+        writer_free(writer);
     }
 }
 

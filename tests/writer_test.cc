@@ -573,6 +573,36 @@ TEST(Writer, YieldsWhileItWaitsAndHurriesWhenItHasRested) {
     EXPECT_EQ(seen, (std::vector<int>{SCHED_BATCH, SCHED_OTHER, SCHED_BATCH}));
 }
 
+// Both threads of a writer that may put copies off, begun on a thread of the given policy, come to
+// have `wanted` when they have nothing to do.
+void watch_the_copier(int policy, int wanted) {
+    const struct sched_param none = {};
+    ASSERT_EQ(sched_setscheduler(0, policy, &none), 0);
+    const std::set<std::string> before = thread_ids();
+    FakeBackend device(FakeBackend::UNIFIED);
+    MemoryFiles disk;
+    const struct writer_options options = {disk.table(),           nullptr, 1,    WRITER_BUSY_SKIP,
+                                           SNAPSHOT_PUT_OFF_BYTES, 1,       false};
+    struct writer *writer = nullptr;
+    ASSERT_EQ(writer_create(&options, device.get(), nullptr, 0, &writer, nullptr), STATUS_OK);
+    size_t fresh = 0;
+    for (const std::string &thread : thread_ids()) {
+        if (before.count(thread) == 0) {
+            fresh++;
+            while (policy_of(thread) != wanted) { // it has just been started
+                std::this_thread::yield();
+            }
+        }
+    }
+    EXPECT_EQ(fresh, 2u);
+    writer_free(writer);
+}
+
+TEST(Writer, ItsCopierYieldsToo) {
+    std::thread(watch_the_copier, SCHED_OTHER, SCHED_BATCH).join();
+    std::thread(watch_the_copier, SCHED_IDLE, SCHED_IDLE).join();
+}
+
 TEST(Writer, LeavesAPolicyThatTheUserChose) {
     std::vector<int> seen;
     std::thread(watch_policies, SCHED_IDLE, &seen).join();
