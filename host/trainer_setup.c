@@ -73,20 +73,6 @@ static enum status check_reserved(const char *path, const char *model_dir, struc
     return STATUS_OK;
 }
 
-/* Could a file be published there? */
-static enum status probe_output(const struct file_table *files, const char *path,
-                                struct error *err) {
-    struct file_stat info;
-    CHECK(files->stat(files->context, path, &info) < 0 || !info.is_directory, err, STATUS_OUTPUT,
-          "--checkpoint-filepath: %s is a directory", path);
-    struct publish publish;
-    if (publish_begin(files, path, &publish, err) != STATUS_OK) {
-        return error_prefix(err, STATUS_OUTPUT, "--checkpoint-filepath");
-    }
-    publish_abort(&publish);
-    return STATUS_OK;
-}
-
 /* A template that cannot be filled, whose directory cannot be made, or whose file would be taken
  * for another one is refused before training. A directory that depends on the epoch is made when
  * its time comes. */
@@ -119,7 +105,9 @@ static enum status check_filepath(const struct trainer *trainer, struct error *e
     size_t literal = slash != NULL ? (size_t)(slash - path_template) : 0;
     if (memchr(path_template, '{', literal) == NULL) {
         TRY(file_make_directories(trainer->setup.files, directory, err));
-        TRY(probe_output(trainer->setup.files, path, err));
+        if (publish_try(trainer->setup.files, path, err) != STATUS_OK) {
+            return error_prefix(err, STATUS_OUTPUT, "--checkpoint-filepath");
+        }
     }
     return STATUS_OK;
 }

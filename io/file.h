@@ -140,6 +140,12 @@ MUST_USE enum status publish_commit(struct publish *publish, struct error *err);
 /* Close and unlink the temporary. */
 void publish_abort(struct publish *publish);
 
+/* Could a file be published as `path` now? For paths that are needed only after hours. What is there
+ * and is not a regular file (a directory, a device) is refused, STATUS_OUTPUT; STATUS_IO, with the
+ * step that failed, where no temporary file can be made beside it. */
+MUST_USE enum status publish_try(const struct file_table *files, const char *path,
+                                 struct error *err);
+
 /* publish_begin, publish_write, publish_commit for a small file that is whole in memory. */
 MUST_USE enum status file_publish(const struct file_table *files, const char *final_path,
                                   const void *bytes, size_t size, struct error *err);

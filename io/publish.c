@@ -153,6 +153,17 @@ void publish_abort(struct publish *publish) {
     }
 }
 
+enum status publish_try(const struct file_table *files, const char *path, struct error *err) {
+    struct file_stat there;
+    struct publish publish;
+    bool is_there = files->stat(files->context, path, &there) >= 0;
+    CHECK(!is_there || there.is_regular, err, STATUS_OUTPUT, "%s is %s", path,
+          there.is_directory ? "a directory" : "not a regular file");
+    TRY(publish_begin(files, path, &publish, err));
+    publish_abort(&publish);
+    return STATUS_OK;
+}
+
 enum status file_publish(const struct file_table *files, const char *final_path, const void *bytes,
                          size_t size, struct error *err) {
     struct publish publish;

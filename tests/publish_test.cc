@@ -120,6 +120,24 @@ TEST(PublishPosix, RefusesADirectoryThatIsMissingAndAPathThatIsTooLong) {
     EXPECT_NE(strstr(err.message, "ENAMETOOLONG"), nullptr) << err.message;
 }
 
+TEST(PublishPosix, TriesWhetherAFileCouldBePublished) {
+    TemporaryDirectory dir;
+    struct error err = {};
+    write_file(dir.file("old"), "before");
+    for (const char *name : {"old", "new"}) {
+        EXPECT_EQ(publish_try(&file_posix, dir.file(name).c_str(), &err), STATUS_OK) << err.message;
+    }
+    EXPECT_EQ(names_in(dir.path()), std::vector<std::string>{"old"});
+    EXPECT_EQ(read_file(dir.file("old")), "before");
+    EXPECT_EQ(publish_try(&file_posix, dir.path().c_str(), &err), STATUS_OUTPUT);
+    EXPECT_NE(strstr(err.message, " is a directory"), nullptr) << err.message;
+    ASSERT_EQ(mkfifo(dir.file("pipe").c_str(), 0600), 0);
+    EXPECT_EQ(publish_try(&file_posix, dir.file("pipe").c_str(), &err), STATUS_OUTPUT);
+    EXPECT_NE(strstr(err.message, "pipe is not a regular file"), nullptr) << err.message;
+    EXPECT_EQ(publish_try(&file_posix, dir.file("no/such").c_str(), &err), STATUS_IO);
+    EXPECT_NE(strstr(err.message, "ENOENT"), nullptr) << err.message;
+}
+
 TEST(PublishPosix, TheLongestNameThatAFileMayHaveTwiceAtOnce) {
     TemporaryDirectory dir;
     std::string name(255, 'n');
