@@ -64,13 +64,12 @@ static void add_result(struct block *block, const struct save_result *result) {
         return;
     }
     if (result->dropped || block->durable_count == block->capacity) {
+        sums->cpu_seconds += result->cpu_seconds;
         return;
     }
-    /* The file counts from when its name is durable; the state file is a hint for others. */
-    double durable_seconds = result->durable_seconds - result->retain_seconds;
-    block->durables[block->durable_count++] = durable_seconds;
+    block->durables[block->durable_count++] = result->durable_seconds;
     sums->stall_seconds += result->stall_seconds - result->settle_seconds; /* beside the rest */
-    sums->durable_seconds += durable_seconds;
+    sums->durable_seconds += result->durable_seconds;
     sums->snapshot_seconds += result->snapshot_seconds;
     sums->compress_seconds += result->compress_seconds;
     sums->write_seconds += result->write_seconds;

@@ -64,14 +64,12 @@ static enum status poll_results(struct writer *writer, struct lesson *lesson, st
     while (writer_poll(writer, &result)) {
         CHECK(result.status == STATUS_OK, err, result.status, "%s", result.message);
         lesson->saves++;
-        lesson->durable_seconds =
-            fmax(lesson->durable_seconds, result.durable_seconds - result.retain_seconds);
+        lesson->durable_seconds = fmax(lesson->durable_seconds, result.durable_seconds);
     }
     return STATUS_OK;
 }
 
 static void tell(const struct lesson *lesson, uint64_t step, struct shared *shared) {
-    shared->step = step;
     if (lesson->saves >= LEARNED_SAVES && !shared->learned) {
         double seconds = bench_clock_now() - lesson->begin;
         double intervals = (double)(step - lesson->first_step) / (double)shared->interval_steps;
@@ -89,6 +87,7 @@ static enum status train_for_ever(struct checkpoint_trainee *trainee, enum check
     for (pid_t parent = shared->parent;
          getppid() == parent;) { /* without it nobody would end this */
         TRY(trainee->make_step(trainee, err));
+        shared->step = trainee->step; /* made, though a kill may come before a save of it ends */
         if (trainee->step % shared->interval_steps == 0) {
             TRY(trainee->save(trainee, &outcome, err));
             if (checkpoint_mode_waits(mode)) {

@@ -132,8 +132,9 @@ void trainer_log_save(struct trainer *trainer, const struct save_result *result)
     text_printf(&line, "{\"event\":\"save\",\"step\":%" PRIu64, result->step);
     add_string(&line, "path", result->path);
     if (result->status == STATUS_OK) {
-        text_printf(&line, ",\"bytes\":%" PRIu64 ",\"put_off_bytes\":%" PRIu64, result->bytes,
-                    result->put_off_bytes);
+        text_printf(
+            &line, ",\"bytes\":%" PRIu64 ",\"put_off_bytes\":%" PRIu64 ",\"copier_bytes\":%" PRIu64,
+            result->bytes, result->put_off_bytes, result->copier_bytes);
         add_number(&line, "stall_us", result->stall_seconds * 1e6);
         add_number(&line, "durable_ms", result->durable_seconds * 1e3);
         summary_save(trainer->summary, result);

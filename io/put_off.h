@@ -12,8 +12,8 @@
  *     hand over to the writer                        (a thread that helps):
  *     put_off_finish(&copies);      ... then change `from`   put_off_assist(&copies);
  *
- * THREADS: init and deinit by one thread while no other uses the list; clear and add by one thread,
- * finish and assist by any number, at the same time.
+ * THREADS: init and deinit by one thread while no other uses the list; clear and add by one thread
+ * at a time, whoever owns the slot; finish and assist by any number, at any time.
  */
 #ifndef CAIRN_IO_PUT_OFF_H
 #define CAIRN_IO_PUT_OFF_H
@@ -36,12 +36,13 @@ struct put_off_copy {
 };
 
 struct put_off {
-    struct put_off_copy *copies; /* [capacity] */
-    size_t count, capacity;
+    size_t capacity;
     bool has_mutex, has_done;
 
     pthread_mutex_t mutex;       /* guards the rest */
     pthread_cond_t done;         /* the last piece was copied */
+    struct put_off_copy *copies; /* [capacity] */
+    size_t count;
     size_t next, offset;         /* where the first piece begins that nobody has taken */
     size_t under_way;            /* pieces taken and not yet copied */
     size_t assisted_bytes;       /* that put_off_assist copied since the last clear, */

@@ -22,9 +22,9 @@
  *     snapshot_settle(pool);
  *     update
  *
- * THREADS: acquire, fill and settle on the trainer's thread; wait and release on the writer's;
- * assist on any. A slot belongs to the trainer from acquire until it is handed over, then to the
- * writer until release.
+ * THREADS: acquire, fill and settle on the trainer's thread; wait on the writer's; assist on any. A
+ * slot belongs to the trainer from acquire until it is handed over, then to the writer; who has it
+ * releases it.
  */
 #ifndef CAIRN_IO_SNAPSHOT_H
 #define CAIRN_IO_SNAPSHOT_H
@@ -72,7 +72,7 @@ struct snapshot_slot {
     uint8_t *host_copy;         /* by-value tensors, grown outside the step loop */
     size_t host_capacity;
     struct backend_event *copied;
-    struct put_off put_off; /* copies that snapshot_wait or snapshot_settle makes */
+    struct put_off put_off; /* copies that snapshot_wait, _assist or _settle makes */
     bool busy;              /* guarded by the pool's mutex */
 };
 

@@ -77,7 +77,7 @@ struct writer {
     pthread_cond_t work;   /* a job is waiting, or closing */
     pthread_cond_t idle;   /* a job was finished */
     pthread_cond_t listed; /* copies_wanted, or closing */
-    bool copies_wanted;    /* copies were put off, and the writer is busy */
+    bool copies_wanted;    /* copies were put off, and the writer has another save to write */
     bool closing;
     struct job jobs[SNAPSHOT_SLOTS];
     struct writer_totals totals; /* without the percentiles */
@@ -138,6 +138,12 @@ static void begin_result(struct save_result *result, const struct job *job) {
     memcpy(result->path, job->targets[0].path, sizeof result->path);
 }
 
+static void add_copier(struct save_result *result, const struct job *job) {
+    struct snapshot_assisted assisted = snapshot_assisted(job->slot);
+    result->copier_bytes = assisted.bytes;
+    result->cpu_seconds += assisted.cpu_seconds;
+}
+
 static bool is_unpublished(const struct writer *writer, uint64_t id) {
     for (size_t i = 0; i < UNPUBLISHED_KEPT && id != 0; i++) {
         if (writer->unpublished[i] == id) {
@@ -169,10 +175,10 @@ static void write_job(struct writer *writer, const struct job *job) {
                                       &err);
         table->range_end(writer->be);
     }
-    result->durable_seconds = clock_monotonic_seconds() - job->entered_seconds;
-    struct snapshot_assisted assisted = snapshot_assisted(job->slot);
-    result->copied_beside_bytes = assisted.bytes;
-    result->cpu_seconds += clock_thread_cpu_seconds() - cpu_before + assisted.cpu_seconds;
+    double whole = clock_monotonic_seconds() - job->entered_seconds;
+    result->durable_seconds = whole - result->retain_seconds;
+    add_copier(result, job);
+    result->cpu_seconds += clock_thread_cpu_seconds() - cpu_before;
     result->status = status;
     if (result->targets_published == 0) {
         writer->unpublished[writer->unpublished_count++ % UNPUBLISHED_KEPT] = job->id;
@@ -325,6 +331,7 @@ static struct job *replace_waiting_job(struct writer *writer) {
     if (found != NULL) {
         struct save_result dropped;
         begin_result(&dropped, found);
+        add_copier(&dropped, found);
         dropped.dropped = true;
         add_result_locked(writer, &dropped);
         writer->totals.skipped++;
@@ -399,9 +406,11 @@ static void record_stall_locked(struct writer *writer, double seconds) {
     }
 }
 
-static bool is_writing_locked(const struct writer *writer) {
+/* Has the writer another save to write before this one? */
+static bool is_behind_locked(const struct writer *writer, const struct job *job) {
     for (size_t i = 0; i < SNAPSHOT_SLOTS; i++) {
-        if (writer->jobs[i].state == JOB_WRITING) {
+        const struct job *other = &writer->jobs[i];
+        if (other != job && (other->state == JOB_WAITING || other->state == JOB_WRITING)) {
             return true;
         }
     }
@@ -416,7 +425,7 @@ static void enqueue_job(struct writer *writer, struct job *job, double entered) 
     pthread_mutex_lock(&writer->mutex);
     job->state = JOB_WAITING;
     pthread_cond_signal(&writer->work);
-    if (job->slot->put_off_bytes > 0 && is_writing_locked(writer)) {
+    if (job->slot->put_off_bytes > 0 && is_behind_locked(writer, job)) {
         writer->copies_wanted = true;
         pthread_cond_signal(&writer->listed);
     }

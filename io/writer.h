@@ -24,9 +24,9 @@
  *     writer_free(writer);
  *
  * THREADS: writer_create starts the thread, writer_free joins it; everything else is called by the
- * trainer's thread. A second thread, the copier, is started where copies may be put off
- * (io/snapshot.h); it makes them while the writer is still at an earlier save. Both block all
- * signals.
+ * trainer's thread. Where the state is so large that copies may be put off (io/snapshot.h) there is
+ * a second thread, the copier, which makes them while the writer is still at an earlier save. Both
+ * block all signals.
  */
 #ifndef CAIRN_IO_WRITER_H
 #define CAIRN_IO_WRITER_H
@@ -104,16 +104,17 @@ struct save_result {
                                       writer_settle waited for this save */
     double settle_seconds;         /* the second of them; beside the writer's work, not before it */
     uint64_t put_off_bytes;        /* of the tensors that writer_save did not copy */
-    uint64_t copied_beside_bytes;  /* of them, what was copied beside the writing of another save */
-    double durable_seconds;        /* from writer_save's entry until all targets were durable, the
-                                      state file and retention (retain_seconds) included */
+    uint64_t copier_bytes;         /* of them, what the copier copied */
+    double durable_seconds;        /* from writer_save's entry until all targets were durable under
+                                      their names; without retain_seconds */
     /* sums over the targets; snapshot: the writer's wait for the copies, and its own copies of what
-     * was put off; rename: with the fsync of the directory; retain: the state file, and what retention deletes. What is missing to
-     * durable_seconds, with stall_seconds less settle_seconds, the save spent in the queue. */
+     * was put off; rename: with the fsync of the directory; retain: the state file, and what
+     * retention deletes. What is missing to durable_seconds, with stall_seconds less
+     * settle_seconds, the save spent in the queue. */
     double snapshot_seconds, compress_seconds, write_seconds, fsync_seconds, rename_seconds;
     double retain_seconds;
-    double cpu_seconds; /* processor time that the writer spent on this save, on all its threads
-                           and the copier's */
+    double cpu_seconds; /* processor time that the writer spent on this save, on all its threads,
+                           and the copier; of a dropped one the copier alone */
 };
 
 struct writer_totals {

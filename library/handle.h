@@ -9,7 +9,7 @@
  *         return handle_report(wait_for_all(handle, &err), &err, error);
  *     }
  *
- * THREADS: all of a handle belongs to the thread that uses it; the writer has its own.
+ * THREADS: all of a handle belongs to the thread that uses it; the writer has its own threads.
  */
 #ifndef CAIRN_LIBRARY_HANDLE_H
 #define CAIRN_LIBRARY_HANDLE_H

@@ -164,7 +164,8 @@ TEST_F(Install, ExamplesByPkgConfigSurviveKills) {
               "");
 }
 
-// Steady tensors that a save does not copy: the writer does, or the settle before the update.
+// Steady tensors that a save does not copy: the writer does, or its copier, or the settle before the
+// update.
 TEST_F(Install, ALargeExampleSurvivesKills) {
     build_mlp("train_large", kLargeFlags);
     uint64_t end = 0;

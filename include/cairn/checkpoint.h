@@ -1,6 +1,6 @@
 /* checkpoint.h - libcairn-checkpoint: checkpoints that never stall training, for any trainer.
  *
- * A save is at most one memory copy; compressing, syncing and publishing happen on a thread of the
+ * A save is at most one memory copy; compressing, syncing and publishing happen on threads of the
  * library. After any stop, SIGKILL and power cuts included, the newest checkpoint that verifies is
  * found and loaded; a damaged one is reported and the one before it is used. A checkpoint is a zstd
  * file with a safetensors file in it: `zstd -d` and any safetensors reader open it, and so do
@@ -37,11 +37,12 @@
  * depends on has to be in the checkpoint: weights, moments of the optimiser, state of the random
  * numbers, position in the data, running sums.
  *
- * THREADS: the library starts one thread per open directory, and for the length of a restore, or of
- * a save with compression_threads above 1, some more (at most one a processor, or as many as asked
- * for); all of them block all signals. A handle is used by one thread at a time; different handles
- * are independent. No function is safe in a signal handler, and a handle must not be used in a
- * child made by fork.
+ * THREADS: the library starts one thread per open directory, a second one where tensors in host
+ * memory take 4 MiB or more (it copies steady ones while the first still writes the save before),
+ * and for the length of a restore, or of a save with compression_threads above 1, some more (at
+ * most one a processor, or as many as asked for); all of them block all signals. A handle is used
+ * by one thread at a time; different handles are independent. No function is safe in a signal
+ * handler, and a handle must not be used in a child made by fork.
  *
  * SEVERAL PROCESSES: a directory takes one handle that writes. Where all processes of a run hold
  * the same state, let one of them save and restore, and send the state to the others. Where each
@@ -362,8 +363,8 @@ struct cairn_checkpoint_event {
     uint64_t bytes;         /* size of the file */
     uint64_t raw_bytes;     /* of the tensors in it */
     double stall_seconds;   /* that cairn_checkpoint_save took, and the settle after it */
-    double durable_seconds; /* from its call until the file was durable, the state file was written
-                               and old checkpoints were deleted */
+    double durable_seconds; /* from its call until the file was durable under its name; the state
+                               file and the deletion of old checkpoints come after that */
     uint64_t put_off_bytes; /* of the steady tensors, not copied by cairn_checkpoint_save itself */
 };
 
@@ -373,8 +374,9 @@ struct cairn_checkpoint_event {
 CAIRN_API const struct cairn_checkpoint_event *
 cairn_checkpoint_poll(struct cairn_checkpoint *handle);
 
-/* Block until every accepted save has ended. CAIRN_OK when the newest of them that was not dropped
- * is durable, else its failure. */
+/* Block until every accepted save has ended. CAIRN_OK when nothing failed in the newest of them that
+ * was not dropped, else its failure; that of the state file or of a deletion leaves a durable
+ * checkpoint behind (cairn_checkpoint_poll tells). */
 CAIRN_API enum cairn_status cairn_checkpoint_wait(struct cairn_checkpoint *handle,
                                                   struct cairn_error *error);
 
