@@ -43,6 +43,7 @@ static void describe_case(const struct bench *bench, const struct checkpoint_pla
                           struct checkpoint_case *out) {
     const struct checkpoint_plan *plan = &bench->plan;
     out->place = place->name;
+    out->in_memory = place->in_memory;
     out->repeats = plan->repeats;
     out->epoch_steps = trainee->epoch_steps;
     memcpy(out->modes, plan->modes, sizeof out->modes);
@@ -51,20 +52,19 @@ static void describe_case(const struct bench *bench, const struct checkpoint_pla
     name_state(megabytes, out->state, sizeof out->state);
 }
 
-/* All modes at one interval, once. Who comes first changes from repeat to repeat. */
+/* All modes at one interval, once. */
 static enum status run_turn(const struct bench *bench, struct checkpoint_trainee *trainee,
                             struct checkpoint_case *cell, size_t index, unsigned repeat,
                             struct error *err) {
     const struct checkpoint_plan *plan = &bench->plan;
     uint64_t interval = cell->intervals[index] == 0 ? cell->epoch_steps : cell->intervals[index];
     uint64_t steps = checkpoint_plan_steps(plan, trainee->made_up, trainee->state_bytes, interval);
-    for (unsigned i = 0; i < CHECKPOINT_MODES; i++) {
-        enum checkpoint_mode mode = (enum checkpoint_mode)((i + repeat) % CHECKPOINT_MODES);
-        if (cell->modes[mode]) {
-            TRY(checkpoint_block_run(trainee, plan, mode, interval, steps,
-                                     &cell->rounds[index][mode][repeat], &cell->stalls[index][mode],
-                                     err));
-        }
+    enum checkpoint_mode turn[CHECKPOINT_MODES];
+    size_t count = checkpoint_plan_turn(cell->modes, repeat, turn);
+    for (size_t i = 0; i < count; i++) {
+        TRY(checkpoint_block_run(trainee, plan, turn[i], interval, steps,
+                                 &cell->rounds[index][turn[i]][repeat],
+                                 &cell->stalls[index][turn[i]], err));
     }
     bool compared = cell->modes[CHECKPOINT_OFF];
     double off = cell->rounds[index][CHECKPOINT_OFF][repeat].step_seconds;
@@ -283,7 +283,10 @@ static void report_facts(struct bench *bench) {
                       policies[options->checkpoint_busy]);
     bench_report_number(bench->out.report, "made-up step", bench->plan.step_seconds * 1e3, "ms");
     for (size_t i = 0; i < bench->place_count; i++) {
-        bench_report_fact(bench->out.report, bench->places[i].name, "%s", bench->places[i].path);
+        const struct checkpoint_place *place = &bench->places[i];
+        bool is_said = strcmp(place->name, "dir") == 0 && place->in_memory;
+        bench_report_fact(bench->out.report, place->name, "%s%s", place->path,
+                          is_said ? " (which is no disk, but memory: tmpfs)" : "");
     }
 }
 
@@ -309,9 +312,10 @@ static enum status run(struct bench *bench, struct error *err) {
             bench->place_count++;
         }
     }
-    TRY(checkpoint_csv_open(options, &bench->out.csv, err));
+    TRY(checkpoint_csv_try(options, err));
     TRY(kill_trainers(bench, err));
     TRY(loading_create_backend(options, options->hidden_size, &bench->be, err));
+    TRY(checkpoint_csv_open(options, &bench->out.csv, err)); /* loses what an earlier run wrote */
     bool drops = checkpoint_plan_fit(&bench->plan, bench->be->unified_memory);
     bench_report_device(bench->out.report, bench->be);
     report_facts(bench);

@@ -100,6 +100,11 @@ bool checkpoint_plan_fit(struct checkpoint_plan *plan, bool unified_memory);
 /* Intervals of a state of `bytes`, into `out`; their number. `made_up`: no epochs. */
 size_t checkpoint_plan_intervals(const struct checkpoint_plan *plan, bool made_up, double bytes,
                                  uint64_t out[CHECKPOINT_LIST_MAX]);
+/* In which order the modes that are asked for take their turns in this repeat, into `out`; their
+ * number. Every other repeat is the reverse of the one before it, and who begins changes, so that
+ * none is always behind the same one. */
+size_t checkpoint_plan_turn(const bool asked[CHECKPOINT_MODES], unsigned repeat,
+                            enum checkpoint_mode out[CHECKPOINT_MODES]);
 /* Steps of a block. */
 uint64_t checkpoint_plan_steps(const struct checkpoint_plan *plan, bool made_up, double bytes,
                                uint64_t interval);
@@ -109,7 +114,8 @@ uint64_t checkpoint_plan_steps(const struct checkpoint_plan *plan, bool made_up,
 struct checkpoint_place {
     const char *name; /* "dir", "tmpfs" */
     char path[FILE_PATH_CAPACITY];
-    int lock; /* the locked file in it; -1: the file system has no locks */
+    bool in_memory; /* tmpfs, whatever it is called: /tmp is one on some systems */
+    int lock;       /* the locked file in it; -1: the file system has no locks */
 };
 
 /* Make a directory below --dir or /dev/shm, after those that a killed benchmark has left there are

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <math.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "bench/bench_checkpoint_report.h"
 
@@ -49,6 +50,23 @@ static enum status open_file(const char *path, const char *option, FILE **out, s
     CHECK(path[0] == '\0' || *out != NULL, err, STATUS_OUTPUT, "--%s %s cannot be written: %s",
           option, path, strerror(errno));
     return STATUS_OK;
+}
+
+static enum status try_file(const char *path, const char *option, struct error *err) {
+    struct stat about;
+    if (path[0] == '\0' || (stat(path, &about) == 0 && !S_ISREG(about.st_mode))) {
+        return STATUS_OK; /* who reads a pipe would take a first closing for the end */
+    }
+    FILE *file = fopen(path, "a");
+    CHECK(file != NULL, err, STATUS_OUTPUT, "--%s %s cannot be written: %s", option, path,
+          strerror(errno));
+    fclose(file);
+    return STATUS_OK;
+}
+
+enum status checkpoint_csv_try(const struct options *options, struct error *err) {
+    TRY(try_file(options->csv, "csv", err));
+    return try_file(options->stalls, "stalls", err);
 }
 
 enum status checkpoint_csv_open(const struct options *options, struct checkpoint_csv *out,

@@ -181,7 +181,7 @@ static void write_mode(const struct checkpoint_case *cell, size_t number, enum c
 
 static void write_panel(const struct checkpoint_case *cell, size_t number, struct text *script) {
     text_printf(script, "set title '%s state, saved to %s'\nset xtics (", cell->state,
-                strcmp(cell->place, "dir") == 0 ? "a disk, with fsync" : "memory (tmpfs)");
+                cell->in_memory ? "memory (tmpfs)" : "a disk, with fsync");
     for (size_t interval = 0; interval < cell->interval_count; interval++) {
         char every[24];
         text_printf(script, "%s'%s' %zu", interval == 0 ? "" : ", ",

@@ -2,12 +2,14 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "bench/bench_checkpoint.h"
@@ -21,6 +23,12 @@ static const char *base_of(const struct options *options, bool tmpfs) {
         return options->directory;
     }
     return temporary != NULL && temporary[0] != '\0' ? temporary : "/tmp";
+}
+
+static bool is_in_memory(const char *path) {
+    struct statfs about;
+    return statfs(path, &about) == 0 &&
+           (about.f_type == TMPFS_MAGIC || about.f_type == RAMFS_MAGIC);
 }
 
 /* ---- what a killed benchmark leaves ---------------------------------------------------------- */
@@ -96,6 +104,7 @@ enum status checkpoint_place_make(const struct options *options, bool tmpfs,
         return error_set(err, STATUS_OUTPUT, "cannot create a directory below %s: %s; %s", base,
                          strerror(errno), tmpfs ? "pass --storage dir" : "pass another --dir");
     }
+    out->in_memory = tmpfs || is_in_memory(out->path);
     lock_place(out);
     return STATUS_OK;
 }
@@ -134,9 +143,8 @@ static double available_memory(void) {
 /* A state is in memory five times (itself, two slots, what is read, what is decoded), and in the
  * place, which may be memory too, twice: a checkpoint stays beside the one being written. */
 const char *checkpoint_place_lacks(const struct checkpoint_place *place, double megabytes) {
-    bool tmpfs = strcmp(place->name, "tmpfs") == 0;
     struct statvfs about;
-    if (megabytes * 1e6 * (tmpfs ? 7 : 5) > 0.9 * available_memory()) {
+    if (megabytes * 1e6 * (place->in_memory ? 7 : 5) > 0.9 * available_memory()) {
         return "there is too little free memory";
     }
     if (statvfs(place->path, &about) == 0 &&

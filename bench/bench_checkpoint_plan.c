@@ -97,6 +97,11 @@ static bool take_interval(struct checkpoint_plan *plan, const char *word) {
     uint64_t interval = 0;
     bool known = strcmp(word, "epoch") == 0 ||
                  (text_parse_u64(word, &interval) && interval >= 1 && interval <= 1000000);
+    for (size_t i = 0; i < plan->interval_count && known; i++) {
+        if (plan->intervals[i] == interval) {
+            return true;
+        }
+    }
     if (!known || plan->interval_count == CHECKPOINT_LIST_MAX) {
         return false;
     }
@@ -108,6 +113,11 @@ static bool take_size(struct checkpoint_plan *plan, const char *word) {
     double megabytes = 0;
     bool known = strcmp(word, "real") == 0 ||
                  (text_parse_double(word, &megabytes) && megabytes >= 0.01 && megabytes <= 50000);
+    for (size_t i = 0; i < plan->size_count && known; i++) {
+        if (plan->sizes[i] == megabytes) {
+            return true;
+        }
+    }
     if (!known || plan->size_count == CHECKPOINT_LIST_MAX) {
         return false;
     }
@@ -227,20 +237,10 @@ enum status checkpoint_plan_make(const struct options *options, struct checkpoin
 }
 
 enum status checkpoint_plan_try_file(const char *option, const char *path, struct error *err) {
-    struct stat about;
-    struct publish publish;
-    char name[32];
-    if (path[0] == '\0') {
+    if (path[0] == '\0' || publish_try(&file_posix, path, err) == STATUS_OK) {
         return STATUS_OK;
     }
-    CHECK(stat(path, &about) != 0 || S_ISREG(about.st_mode), err, STATUS_OUTPUT,
-          "--%s %s is not a regular file", option, path);
-    if (publish_begin(&file_posix, path, &publish, err) != STATUS_OK) {
-        snprintf(name, sizeof name, "--%s", option);
-        return error_prefix(err, STATUS_OUTPUT, "%s", name);
-    }
-    publish_abort(&publish);
-    return STATUS_OK;
+    return error_prefix(err, STATUS_OUTPUT, "--%s", option);
 }
 
 /* ---- the device ------------------------------------------------------------------------------ */
@@ -319,4 +319,20 @@ uint64_t checkpoint_plan_steps(const struct checkpoint_plan *plan, bool made_up,
                                            : LARGE_SAVES * interval;
     uint64_t saves = plan->saves > 0 ? plan->saves : (least + interval - 1) / interval;
     return saves * interval;
+}
+
+size_t checkpoint_plan_turn(const bool asked[CHECKPOINT_MODES], unsigned repeat,
+                            enum checkpoint_mode out[CHECKPOINT_MODES]) {
+    enum checkpoint_mode modes_asked[CHECKPOINT_MODES];
+    size_t count = 0;
+    for (enum checkpoint_mode mode = 0; mode < CHECKPOINT_MODES; mode++) {
+        if (asked[mode]) {
+            modes_asked[count++] = mode;
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        size_t at = (i + repeat / 2) % count;
+        out[repeat % 2 == 0 ? i : count - 1 - i] = modes_asked[at];
+    }
+    return count;
 }

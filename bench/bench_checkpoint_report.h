@@ -37,6 +37,7 @@ extern "C" {
 /* All cells of one trainee in one place. */
 struct checkpoint_case {
     const char *place;
+    bool in_memory;
     char state[32]; /* "real", "330 MB" */
     uint64_t intervals[CHECKPOINT_LIST_MAX];
     size_t interval_count;
@@ -93,7 +94,9 @@ struct checkpoint_csv {
     FILE *lines, *stalls; /* NULL: not asked for */
 };
 
-/* Open --csv and --stalls, where asked for, and write their first lines. STATUS_OUTPUT. */
+/* Could --csv and --stalls be written, where asked for? What is in them stays. STATUS_OUTPUT. */
+MUST_USE enum status checkpoint_csv_try(const struct options *options, struct error *err);
+/* Open them, and write their first lines. STATUS_OUTPUT. */
 MUST_USE enum status checkpoint_csv_open(const struct options *options, struct checkpoint_csv *out,
                                          struct error *err);
 /* Closed twice is fine. STATUS_IO when something could not be written. */

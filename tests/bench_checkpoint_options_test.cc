@@ -10,6 +10,7 @@
 #include <cmath>
 #include <map>
 #include <memory>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -107,6 +108,30 @@ TEST(BenchCheckpointOptions, ATrainerThatIsKilledHasLivedForAnIntervalAndMore) {
     EXPECT_EQ(section.at("steps lost, max"), most);
     EXPECT_GT(section.at("interval"), 50.0); // ms
     EXPECT_TRUE(contains(outcome.err, "dir, kill, async: 3 trainers, each after")) << outcome.err;
+}
+
+// Nearly all of its time it waits for a save: a kill there costs the step before it.
+TEST(BenchCheckpointOptions, AKillInTheMiddleOfASaveThatIsWaitedForCostsAStep) {
+    TemporaryDirectory directory;
+    const Outcome outcome = run_cairn(shortest(directory) +
+                                      words("--sizes 0.02 --intervals 1 --saves 1 --modes off,sync "
+                                            "--step-ms 0.01 --kills 20"));
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    const auto section = read_figures(directory.file("r.json")).at("dir, kill, sync, every 1");
+    EXPECT_EQ(section.at("steps lost, max"), 1.0);
+}
+
+TEST(BenchCheckpointOptions, WhatIsNamedTwiceIsMeasuredOnce) {
+    TemporaryDirectory directory;
+    const Outcome outcome =
+        run_cairn(shortest(directory) + words("--sizes 0.02,0.020 --intervals 1,2,1 --saves 2 "
+                                              "--step-ms 0.01 --repeats 1 --kills 0"));
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    std::multiset<std::string> measured;
+    for (const auto &row : of_kind(read_csv(directory.file("r.csv")), "repeat")) {
+        measured.insert(row.at("mode") + " " + row.at("interval"));
+    }
+    EXPECT_EQ(measured, (std::multiset<std::string>{"off 1", "async 1", "off 2", "async 2"}));
 }
 
 TEST(BenchCheckpointOptions, WithoutQuickThereAreAsManyRepeatsAsTheHelpSays) {
@@ -357,6 +382,7 @@ TEST(BenchCheckpointFailure, WhatAKilledBenchmarkLeavesIsRemovedByTheNextOne) {
 
 TEST(BenchCheckpointFailure, AStopSignalWhileTrainersAreKilledEndsItAndLeavesNothing) {
     TemporaryDirectory directory;
+    write_file(directory.file("r.csv"), "of an earlier run\n");
     Process process(
         {.program = {},
          .arguments = shortest(directory) + words("--sizes 0.02 --intervals 2 --kills 255")});
@@ -367,6 +393,7 @@ TEST(BenchCheckpointFailure, AStopSignalWhileTrainersAreKilledEndsItAndLeavesNot
     for (const std::string &name : list_directory(directory.path())) {
         EXPECT_EQ(name.substr(0, 2), "r.") << name;
     }
+    EXPECT_EQ(read_file(directory.file("r.csv")), "of an earlier run\n");
 }
 
 TEST(BenchCheckpointOptions, MadeUpStatesNeedAnIntervalInSteps) {

@@ -9,8 +9,10 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <set>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bench/bench_checkpoint_report.h"
@@ -343,6 +345,49 @@ TEST(CheckpointPicture, SaysWhatItShowsAndNotWhereTheDataLie) {
     const std::string made_up = script_of(known.cell, "data");
     EXPECT_TRUE(contains(made_up, "'made-up states: beside steps of 20 ms'"));
     EXPECT_FALSE(contains(made_up, "trained on"));
+}
+
+TEST(CheckpointPicture, SaysMemoryOfADirectoryThatIsNoDisk) {
+    const Case known;
+    EXPECT_TRUE(contains(script_of(known.cell, "data"), "saved to a disk, with fsync"));
+    known.cell->in_memory = true;
+    EXPECT_TRUE(contains(script_of(known.cell, "data"), "saved to memory (tmpfs)"));
+}
+
+// ---- who measures when ----
+
+std::vector<int> turn(std::vector<int> asked, unsigned repeat) {
+    bool modes[CHECKPOINT_MODES] = {};
+    for (int mode : asked) {
+        modes[mode] = true;
+    }
+    enum checkpoint_mode order[CHECKPOINT_MODES];
+    const size_t count = checkpoint_plan_turn(modes, repeat, order);
+    return std::vector<int>(order, order + count);
+}
+
+TEST(CheckpointTurn, NobodyIsAlwaysBehindTheSameOne) {
+    using Order = std::vector<int>;
+    EXPECT_EQ(turn({0, 3}, 0), (Order{0, 3}));
+    EXPECT_EQ(turn({0, 3}, 1), (Order{3, 0}));
+    EXPECT_EQ(turn({0, 3}, 2), (Order{3, 0}));
+    EXPECT_EQ(turn({0, 3}, 3), (Order{0, 3}));
+    EXPECT_EQ(turn({5}, 7), (Order{5}));
+    EXPECT_EQ(turn({}, 1), (Order{}));
+    std::map<int, int> firsts; // of three modes in six repeats
+    std::map<std::pair<int, int>, int> neighbours;
+    for (unsigned repeat = 0; repeat < 6; repeat++) {
+        const Order order = turn({0, 1, 5}, repeat);
+        ASSERT_EQ(std::set<int>(order.begin(), order.end()), (std::set<int>{0, 1, 5}));
+        firsts[order[0]]++;
+        neighbours[{order[0], order[1]}]++;
+        neighbours[{order[1], order[2]}]++;
+    }
+    EXPECT_EQ(firsts, (std::map<int, int>{{0, 2}, {1, 2}, {5, 2}}));
+    EXPECT_EQ(neighbours.size(), 6u); // every one behind every other one, as often as any
+    for (const auto &[pair, count] : neighbours) {
+        EXPECT_EQ(count, 2) << pair.first << " " << pair.second;
+    }
 }
 
 } // namespace

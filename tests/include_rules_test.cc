@@ -75,7 +75,9 @@ const std::vector<Library> &libraries() {
         {"cuda", {"kernels/cuda/", "library/library_cuda.c"}},
         {"cublas", {"kernels/cuda/"}},
         {"cudnn", {"kernels/cuda/"}},
-        {"malloc.h", {"bench/bench_checkpoint_block.c"}}, // of glibc
+        {"malloc.h", {"bench/bench_checkpoint_block.c"}},      // of glibc
+        {"linux/magic.h", {"bench/bench_checkpoint_place.c"}}, // of Linux: which file system it is
+        {"sys/vfs.h", {"bench/bench_checkpoint_place.c"}},
         {"immintrin.h", {"kernels/cpu/"}},
         {"xmmintrin.h", {"kernels/cpu/"}},
         {"pmmintrin.h", {"kernels/cpu/"}},
