@@ -13,6 +13,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(TORTURE))
 
 import processes  # pylint: disable=wrong-import-position
+import runs  # pylint: disable=wrong-import-position
 import syscalls  # pylint: disable=wrong-import-position
 
 SPEC = importlib.util.spec_from_file_location("torture", TORTURE / "__main__.py")
@@ -61,6 +62,14 @@ def trial_with(*hits):
     return types.SimpleNamespace(faults=1, noticed=0, details={}, hits=set(hits))
 
 
+class Words(unittest.TestCase):
+    def test_progress_is_no_reason(self):
+        progress = '{"event":"step","step":1}\n\n{"event":"end"}\n'
+        self.assertEqual([], runs.reasons(progress))
+        for said in ('{"event":"warning","text":"not saved"}', "cairn train: the disk is full"):
+            self.assertEqual([said], runs.reasons(progress + said + "\n"))
+
+
 class Aims(unittest.TestCase):
     def test_the_first_trials_take_one_each(self):
         for function, demanded in torture.DEMANDED.items():
@@ -73,6 +82,12 @@ class Aims(unittest.TestCase):
         for function in (processes.kills, processes.stop_signals):
             self.assertIn("validation", row_of(function).missing())
         self.assertEqual([], row_of(processes.two_trainers).missing())
+
+    def test_a_trial_alone_is_the_one_that_failed(self):
+        row, first = row_of(syscalls.faults), len(torture.DEMANDED[syscalls.faults])
+        self.assertEqual(row.aim(first - 1, 5), row.aim(first - 1, 5, alone=True))
+        self.assertIsNotNone(row.aim(first, 5))
+        self.assertIsNone(row.aim(first, 5, alone=True), "what it aimed at is printed with it, as --aim")
 
     def test_what_was_missed_is_aimed_at_again(self):
         row = row_of(processes.kills)

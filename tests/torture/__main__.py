@@ -82,12 +82,13 @@ class Row:
         hits = self.hits | (self.large.hits if self.large else set())
         return [name for name in self.demanded if name not in hits]
 
-    def aim(self, index, seed):
-        """What a trial shall hit: each demanded thing in turn, ordered by the seed; then what was missed."""
+    def aim(self, index, seed, alone=False):
+        """What a trial shall hit: each demanded thing in turn, ordered by the seed; then what was missed, which
+        a trial that runs alone cannot know: --aim says it."""
         order = random.Random(seed).sample(self.demanded, len(self.demanded))
         if index < len(order):
             return order[index]
-        missing = self.missing()
+        missing = [] if alone else self.missing()
         return missing[index % len(missing)] if missing else None
 
     def add(self, trial, seconds, lost):
@@ -104,7 +105,7 @@ class Row:
 def attack(workshop, row, index, options):
     """One trial. True when nothing was lost."""
     begin = time.monotonic()
-    aim = options.aim or row.aim(index, options.seed)
+    aim = options.aim or row.aim(index, options.seed, options.trial is not None)
     trial = Trial(workshop, row.name, index, options.seed, row.large is not None, aim)
     reason = None
     try:

@@ -4,7 +4,7 @@ import re
 import shutil
 import subprocess
 
-from runs import COMMON, RECIPES, checkpoint, ring
+from runs import COMMON, RECIPES, checkpoint, reasons, ring
 
 # A file system of $1 KiB at the model directory $2, in a mount namespace of its own; then with room again,
 # so that what is there can be copied to $3. The rest is the program and its arguments.
@@ -38,6 +38,10 @@ def after_full(trial, outcome, before, kind):
     trial.details[f"{kind}: exit {outcome.code}"] += 1
     trial.demand(
         outcome.code in (0, 73, 74), f"exit code {outcome.code} on a full disk: {outcome.err[-600:]}"
+    )
+    trial.demand(
+        outcome.code == 0 or reasons(outcome.err),
+        f"exit code {outcome.code} without a word: {outcome.err[-600:]}",
     )
     failed = "not saved" in outcome.err or re.search(r"[1-9]\d* failed", outcome.err)
     trial.demand(

@@ -94,6 +94,8 @@ def stop_signals(trial):
             trial.demand(life.wait().code == 0, "ended with an error undisturbed")
             continue
         phase = trial.phase()
+        # So early in the run that it cannot end before it hears of the signal.
+        must_stop = phase == "mid-epoch" and trial.last_logged_step() <= trial.recipe.early_steps // 2
         number = trial.rng.choice(STOP_SIGNALS)
         life.process.send_signal(number)
         life.thaw()
@@ -102,12 +104,16 @@ def stop_signals(trial):
         trial.details[f"{number.name} {phase}"] += 1
         trial.hits.add(phase)
         trial.note(f"{number.name} in phase {phase}: exit code {outcome.code}: {outcome.err[-600:]}")
-        check_stop(trial, outcome, number, phase)
+        check_stop(trial, outcome, number, phase, must_stop)
         trial.demand_whole(before)
     trial.finish()
 
 
-def check_stop(trial, outcome, number, phase):
+def check_stop(trial, outcome, number, phase, must_stop):
+    trial.demand(
+        not must_stop or (outcome.code == CODE_STOPPED and "everything is saved" in outcome.err),
+        f"{number.name} in {phase}: exit code {outcome.code}, no good save: {outcome.err[-600:]}",
+    )
     if outcome.code == CODE_STOPPED:
         trial.noticed += 1
         trial.demand(

@@ -131,6 +131,11 @@ def history_events(directory):
     return events
 
 
+def last_step(events):
+    steps = [event["step"] for event in events if event.get("event") == "step"]
+    return steps[-1] if steps else 0
+
+
 def warnings(err):
     """Texts of the warnings among the JSON lines of --progress json."""
     texts = []
@@ -138,6 +143,12 @@ def warnings(err):
         if '"warning"' in line:
             texts.append(line)
     return texts
+
+
+def reasons(err):
+    """What is said in words, among the JSON lines of --progress json: warnings, and the error that ends a run."""
+    lines = [line for line in err.splitlines() if line.strip()]
+    return [line for line in lines if not line.startswith("{") or '"warning"' in line]
 
 
 class Workshop:
@@ -401,6 +412,9 @@ class Trial:
             if "history" in warning:
                 self.excused.add("history")
 
+    def last_logged_step(self):
+        return last_step(history_events(self.directory))
+
     def phase(self):
         """Where a frozen life stands, by its files."""
         events = history_events(self.directory)
@@ -409,9 +423,8 @@ class Trial:
             return "loading"
         if temporaries(self.directory):
             return "saving"
-        steps = [event["step"] for event in events if event.get("event") == "step"]
         epochs = sum(event.get("event") == "epoch" for event in events)
-        step = steps[-1] if steps else 0
+        step = last_step(events)
         if events[-1].get("event") == "end":
             return "end"
         if step % self.recipe.steps_per_epoch:
@@ -431,8 +444,8 @@ class Trial:
             f"exit code {outcome.code} is none for a failed system call: {outcome.err[-600:]}",
         )
         self.demand(
-            outcome.code == 0 or may_be_silent or outcome.err.strip(),
-            f"exit code {outcome.code} without a word",
+            outcome.code == 0 or may_be_silent or reasons(outcome.err),
+            f"exit code {outcome.code} without a word: {outcome.err[-600:]}",
         )
 
     def demand_whole(self, at_least):
