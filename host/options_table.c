@@ -269,7 +269,8 @@ const struct option_row option_rows[] = {
      .choices = on_error_choices, .help = "when a save fails: go on, or stop", .commands = TRAIN,
      .group = GROUP_CHECKPOINT},
     {ROW("compression-level", compression_level, I64, "N", "1", FREE), RANGE(-7, 19),
-     .help = "of zstd; below 3, what would shrink by less than an eighth is stored as it is",
+     .help =
+         "of zstd (0 is 3); below 3, what would shrink by less than an eighth is stored as it is",
      .commands = TRAIN | BENCH_TRAINERS, .group = GROUP_CHECKPOINT},
     {ROW("compression-threads", compression_threads, U64, "N", "1", FREE), RANGE(1, 64),
      .help = "that compress a checkpoint, the writer's own included; the file does not depend on "
@@ -401,9 +402,10 @@ const struct option_row option_rows[] = {
      .shown = "1,10,25,50,100,epoch; of made-up states 10,25, or 50,100 from 100 MB",
      .help = "save after every N-th batch", .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
     {ROW("sizes", sizes, STRING, "LIST", "real,1.7,33,330,1000", FREE),
-     .help = "what is saved: the state of a trainer on --data, and made-up states of so many MB; "
-             "with all other defaults real takes about 11 minutes in one --storage, and all of them "
-             "an estimated hour",
+     .help =
+         "what is saved: the state of a trainer on --data, and made-up states of so many MB; "
+         "with all other defaults real takes about 11 minutes in one --storage, and all of them "
+         "an estimated hour",
      .commands = BENCH_CHECKPOINT, .group = GROUP_BENCH},
     {ROW("saves", saves, U64, "N", "0", FREE), RANGE(0, 1000000),
      .shown = "those of 250 steps, or of fewer with a made-up state",

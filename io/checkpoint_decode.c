@@ -36,12 +36,10 @@ static const char *find_metadata(const struct safetensors_header *header, const 
     return NULL;
 }
 
-/* A file of another version is refused before anything else is held against it. */
-static enum status check_version(const struct safetensors_header *header, bool required,
-                                 struct error *err) {
+/* A file of another version is refused before anything else is held against it: it may have other
+ * dtypes, other limits, other entries. */
+static enum status check_version(const struct safetensors_header *header, struct error *err) {
     const char *version = find_metadata(header, "format_version");
-    CHECK(version != NULL || !required, err, STATUS_CORRUPT,
-          "the metadata lack \"format_version\": this is not a checkpoint of Cairn");
     char known[16], shown[64];
     snprintf(known, sizeof known, "%d", CHECKPOINT_FORMAT_VERSION);
     if (version != NULL && strcmp(version, known) != 0) {
@@ -51,6 +49,35 @@ static enum status check_version(const struct safetensors_header *header, bool r
                          text_escape(version, strlen(version), shown, sizeof shown), known);
     }
     return STATUS_OK;
+}
+
+/* What no writer of checkpoints leaves out, and other readers rely on. */
+static enum status check_form(const uint8_t *json, size_t size,
+                              const struct safetensors_header *header, struct error *err) {
+    CHECK(find_metadata(header, "format_version") != NULL, err, STATUS_CORRUPT,
+          "the metadata lack \"format_version\": this is not a checkpoint of Cairn");
+    size_t end = size;
+    while (end > 0 && json[end - 1] == ' ') {
+        end--;
+    }
+    CHECK(size % SAFETENSORS_ALIGNMENT == 0 && end > 0 && json[end - 1] == '}', err, STATUS_CORRUPT,
+          "the JSON of %zu bytes is not padded with spaces to a multiple of %d", size,
+          SAFETENSORS_ALIGNMENT);
+    for (size_t i = 0; i < header->tensor_count; i++) {
+        const char *name = header->tensors[i].name;
+        CHECK(tensor_name_is_printable(name), err, STATUS_CORRUPT,
+              "'%s' cannot be the name of a tensor: printable ASCII without spaces is expected",
+              text_show(name).text);
+    }
+    return STATUS_OK;
+}
+
+static enum status read_header(const uint8_t *json, size_t size, bool is_compressed,
+                               struct safetensors_header *out, struct error *err) {
+    TRY(safetensors_parse(json, size, out, err));
+    TRY(check_version(out, err));
+    TRY(safetensors_describe(out, err));
+    return is_compressed ? check_form(json, size, out, err) : STATUS_OK;
 }
 
 /* ---- the tensors' bytes ---- */
@@ -180,7 +207,7 @@ static enum status read_header_frame(ZSTD_DCtx *zstd, const struct checkpoint_co
     }
     if (status == STATUS_OK) {
         status =
-            safetensors_parse(content + SAFETENSORS_LENGTH_BYTES, (size_t)json_bytes, header, err);
+            read_header(content + SAFETENSORS_LENGTH_BYTES, (size_t)json_bytes, true, header, err);
     }
     free(content);
     return status;
@@ -253,7 +280,6 @@ static enum status read_compressed(ZSTD_DCtx *zstd, const uint8_t *bytes, size_t
     double begin = clock_monotonic_seconds();
     TRY(checkpoint_container_open(bytes, size, &container, err));
     TRY(read_header_frame(zstd, &container, header, err));
-    TRY(check_version(header, true, err));
     TRY(checkpoint_container_check(&container, header->data_bytes, err));
     double decompress = clock_monotonic_seconds();
     TRY(place_tensors(memory, err));
@@ -316,8 +342,7 @@ static enum status decode_plain(const uint8_t *bytes, size_t size, struct memory
     CHECK(json_bytes <= size - SAFETENSORS_LENGTH_BYTES, err, STATUS_CORRUPT,
           "the safetensors file is cut off in its header");
     const uint8_t *json = bytes + SAFETENSORS_LENGTH_BYTES;
-    TRY(safetensors_parse(json, (size_t)json_bytes, &memory->header, err));
-    TRY(check_version(&memory->header, false, err));
+    TRY(read_header(json, (size_t)json_bytes, false, &memory->header, err));
     size_t data_bytes = size - SAFETENSORS_LENGTH_BYTES - (size_t)json_bytes;
     CHECK(data_bytes == memory->header.data_bytes, err, STATUS_CORRUPT,
           "the safetensors file holds %zu bytes of tensors, its header describes %" PRIu64,

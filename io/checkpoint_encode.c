@@ -146,22 +146,12 @@ static enum status nonfinite_error(const struct tensor_view *tensor, struct erro
                      tensor->name);
 }
 
-/* Printable ASCII without spaces: what every reader and every terminal can show. */
-static bool name_is_printable(const char *name) {
-    for (; *name != '\0'; name++) {
-        if (*name < 0x21 || *name > 0x7E) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static enum status check_tensor(const struct tensor_view *tensors, size_t index,
                                 struct error *err) {
     const struct tensor_view *tensor = &tensors[index];
     char shown[4 * TENSOR_NAME_CAPACITY + 1];
     text_escape(tensor->name, strlen(tensor->name), shown, sizeof shown);
-    CHECK(tensor->name[0] != '\0' && name_is_printable(tensor->name) &&
+    CHECK(tensor->name[0] != '\0' && tensor_name_is_printable(tensor->name) &&
               strcmp(tensor->name, "__metadata__") != 0,
           err, STATUS_CONFIG, "'%s' cannot be the name of a tensor", shown);
     CHECK(tensor_find(tensors, index, tensor->name) == NULL, err, STATUS_CONFIG,

@@ -211,7 +211,7 @@ static enum status check_cover(const struct placed_tensor *tensors, size_t count
     return STATUS_OK;
 }
 
-/* Every entry but the metadata into `placed`, which has room for all of them. */
+/* Every entry but the metadata, which is read, into `placed`, which has room for all of them. */
 static enum status read_entries(json_t *document, struct placed_tensor *placed,
                                 struct safetensors_header *out, struct error *err) {
     for (void *at = json_object_iter(document); at != NULL;
@@ -219,7 +219,6 @@ static enum status read_entries(json_t *document, struct placed_tensor *placed,
         const char *name = json_object_iter_key(at);
         const json_t *entry = json_object_iter_value(at);
         if (strcmp(name, METADATA_KEY) == 0) {
-            TRY(read_metadata(entry, out, err));
             continue;
         }
         CHECK(out->tensor_count < CHECKPOINT_TENSORS_MAX, err, STATUS_CORRUPT,
@@ -231,10 +230,16 @@ static enum status read_entries(json_t *document, struct placed_tensor *placed,
     return STATUS_OK;
 }
 
-static enum status read_document(json_t *document, struct safetensors_header *out,
+static enum status read_document(const json_t *document, struct safetensors_header *out,
                                  struct error *err) {
     CHECK(json_is_object(document), err, STATUS_CORRUPT,
           "the safetensors header is not a JSON object");
+    const json_t *metadata = json_object_get(document, METADATA_KEY);
+    return metadata == NULL ? STATUS_OK : read_metadata(metadata, out, err);
+}
+
+enum status safetensors_describe(struct safetensors_header *out, struct error *err) {
+    json_t *document = out->document;
     size_t entries = json_object_size(document);
     size_t room = (entries < CHECKPOINT_TENSORS_MAX ? entries : CHECKPOINT_TENSORS_MAX) + 1;
     struct placed_tensor *placed = calloc(room, sizeof *placed);

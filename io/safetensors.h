@@ -13,7 +13,8 @@
  *     text_free(&builder.text);
  *
  * Usage, reading (bytes from anywhere, trusted in nothing):
- *     TRY(safetensors_parse(json, json_bytes, &header, err));
+ *     TRY(safetensors_parse(json, json_bytes, &header, err));     the metadata are there
+ *     status = safetensors_describe(&header, err);                the tensors too
  *     safetensors_header_free(&header);
  *
  * THREADS: no shared state.
@@ -72,15 +73,18 @@ struct safetensors_header {
 /* The 8 bytes in front of the JSON. */
 uint64_t safetensors_length(const uint8_t bytes[SAFETENSORS_LENGTH_BYTES]);
 
-/* Parse and check the JSON (without the length). Refused with STATUS_CORRUPT and the reason: longer
- * than CHECKPOINT_HEADER_BYTES_MAX, no JSON object, duplicate keys, more than
- * CHECKPOINT_TENSORS_MAX tensors, a name that is empty or too long, an entry with other keys than
- * the three, a dtype that Cairn lacks, rank above TENSOR_RANK_MAX, sizes that overflow or do not
- * agree with the offsets, gaps, overlaps, more than CHECKPOINT_CONTENT_BYTES_MAX bytes. Also
- * STATUS_MEMORY. On success the caller calls safetensors_header_free; on failure nothing is left to
- * do. */
+/* Parse the JSON (without the length), and read the metadata: what a version is known by. Refused
+ * with STATUS_CORRUPT and the reason: longer than CHECKPOINT_HEADER_BYTES_MAX, no JSON object,
+ * duplicate keys, metadata that are no strings. Also STATUS_MEMORY. On success the caller calls
+ * safetensors_header_free; on failure nothing is left to do. */
 MUST_USE enum status safetensors_parse(const uint8_t *json, size_t size,
                                        struct safetensors_header *out, struct error *err);
+/* Read the tensors of a header that was parsed, once. Refused with STATUS_CORRUPT and the reason:
+ * more than CHECKPOINT_TENSORS_MAX tensors, a name that is empty or too long, an entry with other
+ * keys than the three, a dtype that Cairn lacks, rank above TENSOR_RANK_MAX, sizes that overflow or
+ * do not agree with the offsets, gaps, overlaps, more than CHECKPOINT_CONTENT_BYTES_MAX bytes. Also
+ * STATUS_MEMORY. The header is the caller's to free, also on failure. */
+MUST_USE enum status safetensors_describe(struct safetensors_header *header, struct error *err);
 void safetensors_header_free(struct safetensors_header *header);
 
 #ifdef __cplusplus

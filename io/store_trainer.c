@@ -67,12 +67,12 @@ static int collect_temporary(void *user, const char *name) {
     return names->failed ? 1 : 0;
 }
 
-static enum status remove_temporary(const struct store *store, const char *name,
-                                    struct error *err) {
-    const struct file_table *files = store->files;
+static enum status remove_temporary(const struct file_table *files, const char *directory,
+                                    const char *name, struct error *err) {
     char path[FILE_PATH_CAPACITY];
-    TRY(store_path(store, name, path, err));
     struct file_stat st;
+    CHECK(file_join_path(path, sizeof path, directory, name), err, STATUS_OUTPUT,
+          "the path of the model directory is too long");
     if (files->stat(files->context, path, &st) == 0 && st.is_directory) {
         return STATUS_OK; /* not made by publish_begin */
     }
@@ -83,22 +83,36 @@ static enum status remove_temporary(const struct store *store, const char *name,
     return STATUS_OK;
 }
 
-static enum status remove_temporaries(const struct store *store, struct error *err) {
+static enum status remove_temporaries(const struct file_table *files, const char *directory,
+                                      struct error *err) {
     struct text names = {0};
     enum status status = STATUS_OK;
-    int result =
-        store->files->list(store->files->context, store->directory, collect_temporary, &names);
+    int result = files->list(files->context, directory, collect_temporary, &names);
     if (result < 0) {
-        status = store_error(STATUS_OUTPUT, "list", store->directory, result, err);
+        status = store_error(STATUS_OUTPUT, "list", directory, result, err);
     } else if (names.failed) {
         status = error_set(err, STATUS_MEMORY, "out of memory for the list of temporary files");
     }
     for (size_t at = 0; at < names.size && status == STATUS_OK;) {
-        status = remove_temporary(store, names.bytes + at, err);
+        status = remove_temporary(files, directory, names.bytes + at, err);
         at += strlen(names.bytes + at) + 1;
     }
     text_free(&names);
     return status;
+}
+
+/* What a kill left beside checkpoints, and beside those that a going-back put aside. */
+static enum status remove_all_temporaries(const struct store *store, struct error *err) {
+    char superseded[FILE_PATH_CAPACITY];
+    struct file_stat st;
+    TRY(remove_temporaries(store->files, store->directory, err));
+    TRY(store_path(store, STORE_SUPERSEDED_DIRECTORY, superseded, err));
+    bool is_there = store->files->stat(store->files->context, superseded, &st) >= 0;
+    if (is_there && st.is_directory) { /* what cannot be tidied there is in nobody's way */
+        enum status ignored = remove_temporaries(store->files, superseded, NULL);
+        (void)ignored;
+    }
+    return STATUS_OK;
 }
 
 /* ---- times ---- */
@@ -181,7 +195,7 @@ static enum status sync_way(const struct store *store, struct error *err) {
 static enum status open_directory(struct store *store, struct error *warning, struct error *err) {
     TRY(file_make_directories(store->files, store->directory, err));
     TRY(store_lock_take(store->files, store->directory, &store->lock, warning, err));
-    TRY(remove_temporaries(store, err));
+    TRY(remove_all_temporaries(store, err));
     TRY(read_hints(store, err));
     struct store_list list;
     TRY(store_scan(store->files, store->directory, &list, err));
@@ -486,13 +500,15 @@ static enum status commit_list(struct store *store, struct store_entry *entries,
                                struct error *err) {
     struct store_entry *doomed = calloc(count, sizeof *doomed);
     CHECK(doomed != NULL, err, STATUS_MEMORY, "out of memory for the retention");
-    double now = entries[count - 1].modified_seconds;
+    double now = entries[count - 1].modified_seconds, before = store->last_preserved;
     begin_preserving(store, saved_at(store, &entries[0], now), now);
     double last_preserved;
     size_t kept = choose(store, entries, count, doomed, &last_preserved);
     enum status status = publish_state(store, entries, kept, now, err);
     if (status == STATUS_OK) {
         status = delete_doomed(store, doomed, count - kept, err);
+    } else {
+        store->last_preserved = before; /* the times of those that stay were not learned either */
     }
     if (status == STATUS_OK) {
         store->last_preserved = last_preserved;

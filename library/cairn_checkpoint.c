@@ -238,7 +238,9 @@ static enum status make_view(const struct cairn_tensor *tensor, struct tensor_vi
           "tensor '%s' has rank %u, 0 to %d are possible", tensor->name, tensor->rank,
           CAIRN_RANK_MAX);
     *out = tensor_make(tensor->name, dtype, tensor->data, tensor->rank, tensor->shape);
-    CHECK(tensor_bytes(out, bytes) && *bytes <= CHECKPOINT_CONTENT_BYTES_MAX, err, STATUS_USAGE,
+    CHECK(tensor_bytes(out, bytes), err, STATUS_USAGE,
+          "the shape of tensor '%s' overflows, or has a dimension above 2^63 - 1", tensor->name);
+    CHECK(*bytes <= CHECKPOINT_CONTENT_BYTES_MAX, err, STATUS_USAGE,
           "tensor '%s' is larger than the 64 GiB that a checkpoint may be", tensor->name);
     CHECK(*bytes == 0 || tensor->data != NULL, err, STATUS_USAGE, "tensor '%s' has no data",
           tensor->name);

@@ -307,6 +307,11 @@ class _Header:
         version = self.metadata.pop("format_version", None)
         _require(version is not None or not is_checkpoint, "its metadata lack format_version")
         _require(version in (None, "1"), f"format version {version}; this reader knows version 1")
+        if is_checkpoint:
+            _require(len(text) % 8 == 0 and text.rstrip(b" ").endswith(b"}"),
+                     "its JSON is not padded with spaces to a multiple of 8")
+            odd = [name for name in document if not all("!" <= letter <= "~" for letter in name)]
+            _require(not odd, f"{odd[:1]} cannot be the name of a tensor")
         self.has_digests = version is not None
         self._digests = {name: self.metadata.pop("digest." + name) for name in document
                          if "digest." + name in self.metadata}

@@ -25,7 +25,8 @@ import xxhash
 
 FRAME_MAGIC, DIGEST_MAGIC, SEEK_MAGIC, FOOTER_MAGIC = 0xFD2FB528, 0x184D2A5D, 0x184D2A5E, 0x8F92EAB1
 FRAME_BYTES = 4 << 20
-DTYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "U8": "u1"}
+DTYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "U8": "u1", "F16": "<f2", "I32": "<i4"}
+DTYPES["BF16"] = "<u2"  # its bits: numpy has no such numbers
 
 
 def require(condition, reason):
@@ -75,7 +76,7 @@ def read_checkpoint(data):
     metadata = description.pop("__metadata__")
     require(metadata["format_version"] == "1", "format version")
     content, end, tensors = b"".join(parts), 0, {}
-    for name, entry in description.items():
+    for name, entry in sorted(description.items(), key=lambda item: item[1]["data_offsets"]):
         begin, stop = entry["data_offsets"]
         require(begin == end, "hole or overlap")
         end = stop

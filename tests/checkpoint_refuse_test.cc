@@ -228,10 +228,40 @@ TEST(Refuse, OtherVersionsSayingWhich) {
             << compressed.message;
         EXPECT_EQ(decode(file(version)).status, STATUS_DATA);
     }
-    // A later version may end differently: it is still the version that is reported.
+    // A later version may know more, and end differently: it is still the version that is reported.
+    const std::string later = "{\"__metadata__\":{\"format_version\":\"2\"},";
+    for (const std::string &unknown :
+         {json_entry("w", "F8_E4M3", "[1]", "[0,1]"), json_entry("w", "U8", "[1,1,1,1,1]", "[0,1]"),
+          json_entry("a name", "U8", "[1]", "[7,8]"),
+          std::string("\"w\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1],\"scale\":2}"),
+          std::string("\"w\":[]")}) {
+        const std::string header = safetensors_header(later + unknown + "}");
+        expect_refused(assemble(header, "x"), "version '2'", unknown, STATUS_DATA);
+        EXPECT_EQ(decode(header + "x").status, STATUS_DATA) << unknown;
+    }
     expect_refused(zstd_frame(file("2")) + "something new", "version '2'", "unknown end",
                    STATUS_DATA);
     expect_refused(assemble(safetensors_header("{}"), ""), "lack \"format_version\"", "none");
+}
+
+TEST(Refuse, AHeaderThatIsNotInTheFormThatIsPromised) {
+    const std::string json = "{\"__metadata__\": {\"format_version\":\"1\"}}";
+    ASSERT_EQ(json.size() % 8, 0u);
+    EXPECT_EQ(decode(assemble(safetensors_header(json), "")).status, STATUS_OK);
+    for (const std::string padding : {"\n       ", "       \t", " "}) {
+        const std::string padded = json + padding;
+        expect_refused(assemble(little_endian(padded.size(), 8) + padded, ""), "padded with spaces",
+                       "padding");
+        EXPECT_EQ(decode(little_endian(padded.size(), 8) + padded).status, STATUS_OK)
+            << "plain safetensors files may be of other programs";
+    }
+    for (const std::string name : {"a b", "\\u0001", "\xC3\xA9"}) {
+        const std::string digest(32, '0');
+        const std::string named = safetensors_header(
+            "{\"__metadata__\":{\"format_version\":\"1\",\"digest." + name + "\":\"" + digest +
+            "\"}," + json_entry(name, "U8", "[1]", "[0,1]") + "}");
+        expect_refused(assemble(named, "x"), "cannot be the name of a tensor", name);
+    }
 }
 
 TEST(Refuse, DigestsOfTensors) {

@@ -277,6 +277,7 @@ TEST(Library, BadTensorsAreRefused) {
         {"null", CAIRN_F32, CAIRN_HOST, nullptr, 1, {6}},
         {"huge", CAIRN_U8, CAIRN_HOST, trainer.words, 1, {huge}},
         {"overflow", CAIRN_F64, CAIRN_HOST, &trainer.sum, 3, {huge, huge, huge}},
+        {"no_number_of_json", CAIRN_F32, CAIRN_HOST, trainer.weight, 2, {0, UINT64_MAX}},
         {"dtype", static_cast<cairn_dtype>(7), CAIRN_HOST, trainer.weight, 1, {6}},
     };
     for (const cairn_tensor &tensor : bad) {

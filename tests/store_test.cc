@@ -355,8 +355,10 @@ TEST(StoreLoad, ALinkToWhatIsNotThereNowIsNoDamage) {
 TEST(StoreLoad, AnotherVersionIsNoDamage) {
     MemoryFiles disk;
     disk.put(checkpoint_path(1), valid_checkpoint(1));
-    disk.put(checkpoint_path(2),
-             assemble(safetensors_header("{\"__metadata__\":{\"format_version\":\"2\"}}"), ""));
+    disk.put(checkpoint_path(2), // with a tensor of a dtype that this program lacks
+             assemble(safetensors_header("{\"__metadata__\":{\"format_version\":\"2\"}," +
+                                         json_entry("w", "F8_E4M3", "[1]", "[0,1]") + "}"),
+                      "x"));
     Loaded got = load(disk.table());
     EXPECT_EQ(got.status, STATUS_DATA);
     for (const char *said : {"model.ckpt-2", "format version '2'", "move it away"}) {
@@ -539,15 +541,18 @@ TEST(StoreOpen, RemovesStaleTemporariesAndNothingElse) {
                                     "notes.cairn-tmp-",     "history.csv",   checkpoint_name(5),
                                     "superseded",           ".cairn-tmp-dir"};
     for (const std::string &name : others) {
-        disk.put(kRun + "/" + name +
-                     (name == "superseded" || name == ".cairn-tmp-dir" ? "/.cairn-tmp-inside" : ""),
+        disk.put(kRun + "/" + name + (name == ".cairn-tmp-dir" ? "/.cairn-tmp-inside" : "") +
+                     (name == "superseded" ? "/model.ckpt-7.safetensors.zst" : ""),
                  "kept");
     }
+    disk.put(kRun + "/superseded/.cairn-tmp-model.ckpt-8.safetensors.zst.7.0", "half");
     Store store = open_store(disk.table(), 5);
     others.insert(".cairn-lock");
     std::vector<std::string> left = disk.names(kRun);
     EXPECT_EQ(std::set<std::string>(left.begin(), left.end()), others);
-    EXPECT_TRUE(disk.exists(kRun + "/superseded/.cairn-tmp-inside"));
+    EXPECT_TRUE(disk.exists(kRun + "/.cairn-tmp-dir/.cairn-tmp-inside"));
+    EXPECT_EQ(disk.names(kRun + "/superseded"),
+              std::vector<std::string>{"model.ckpt-7.safetensors.zst"});
 }
 
 TEST(StoreOpen, ReportsEveryCallThatFailsAndLetsGo) {

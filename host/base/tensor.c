@@ -38,11 +38,21 @@ bool tensor_elements(const struct tensor_view *tensor, uint64_t *out) {
     assert(tensor->rank <= TENSOR_RANK_MAX);
     uint64_t elements = 1;
     for (uint32_t i = 0; i < tensor->rank; i++) {
-        if (__builtin_mul_overflow(elements, tensor->shape[i], &elements)) {
+        if (tensor->shape[i] > INT64_MAX || /* JSON has no larger numbers, nor has ssize_t */
+            __builtin_mul_overflow(elements, tensor->shape[i], &elements)) {
             return false;
         }
     }
     *out = elements;
+    return true;
+}
+
+bool tensor_name_is_printable(const char *name) {
+    for (; *name != '\0'; name++) {
+        if (*name < 0x21 || *name > 0x7E) {
+            return false;
+        }
+    }
     return true;
 }
 

@@ -48,8 +48,11 @@ const char *dtype_name(enum dtype dtype);
 /* The dtype with that safetensors name; false when Cairn has none. `name` is NUL-terminated. */
 bool dtype_from_name(const char *name, enum dtype *out);
 
-/* Number of elements and of bytes; false when the product overflows (only possible for shapes that
- * came from a file). */
+/* Printable ASCII without spaces: what every reader and every terminal can show. */
+bool tensor_name_is_printable(const char *name);
+
+/* Number of elements and of bytes; false when the product overflows, or a dimension is above
+ * 2^63 - 1 (only possible for shapes that came from a file or from another program). */
 bool tensor_elements(const struct tensor_view *tensor, uint64_t *out);
 bool tensor_bytes(const struct tensor_view *tensor, uint64_t *out);
 /* Bytes of a view of which it is known that the product does not overflow: it lies in memory, or

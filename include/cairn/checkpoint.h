@@ -176,8 +176,8 @@ struct cairn_checkpoint_options {
     size_t size;               /* of this struct, so that it can grow; the macro below sets it */
     uint32_t keep_max;         /* how many checkpoints stay; 0: all */
     double keep_every_seconds; /* besides, one per so many seconds stays for ever; 0: none does */
-    int compression_level;     /* zstd's, -7 to 19; 1 is right nearly always. Below 3, what would
-                                  shrink by less than an eighth is stored as it is */
+    int compression_level;     /* zstd's, -7 to 19 (0 is 3); 1 is right nearly always. Below 3, what
+                                  would shrink by less than an eighth is stored as it is */
     enum cairn_checkpoint_busy busy;
     enum cairn_checkpoint_on_failure on_failure;
     bool read_only; /* for evaluation: no lock, nothing is created or written, save is refused. Safe
@@ -359,11 +359,12 @@ struct cairn_checkpoint_event {
     uint64_t step;
     struct cairn_error error; /* status CAIRN_OK: the checkpoint is durable, the state file written
                                  and retention done; else the message says how far it came */
-    bool dropped;           /* a newer one took its place (CAIRN_CHECKPOINT_LATEST): not written */
-    uint64_t bytes;         /* size of the file */
-    uint64_t raw_bytes;     /* of the tensors in it */
-    double stall_seconds;   /* that cairn_checkpoint_save took, and the settle after it */
-    double durable_seconds; /* from its call until the file was durable under its name; the state
+    bool dropped;             /* a newer one took its place (CAIRN_CHECKPOINT_LATEST): not written,
+                               even where the newer one then failed in cairn_checkpoint_save */
+    uint64_t bytes;           /* size of the file */
+    uint64_t raw_bytes;       /* of the tensors in it */
+    double stall_seconds;     /* that cairn_checkpoint_save took, and the settle after it */
+    double durable_seconds;   /* from its call until the file was durable under its name; the state
                                file and the deletion of old checkpoints come after that */
     uint64_t put_off_bytes; /* of the steady tensors, not copied by cairn_checkpoint_save itself */
 };

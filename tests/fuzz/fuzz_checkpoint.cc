@@ -67,6 +67,11 @@ void check_round_trip(const Decoded &decoded) {
         const Decoded again = decode(encoded.bytes);
         FUZZ_CHECK(again.status == STATUS_OK, again.message);
         FUZZ_CHECK(again.everything() == decoded.everything());
+        for (const auto &[key, value] : metadata) {
+            FUZZ_CHECK(checkpoint_metadata(again.checkpoint.get(), key.c_str()) == value);
+        }
+    } else { // a NaN; of a plain file also a name, or more than a checkpoint holds
+        FUZZ_CHECK(encoded.status == STATUS_NONFINITE || encoded.status == STATUS_CONFIG);
     }
 }
 

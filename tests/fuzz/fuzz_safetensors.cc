@@ -41,9 +41,15 @@ void check_same(const struct safetensors_header &a, const struct safetensors_hea
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct error err = {};
     struct safetensors_header header, again;
-    const enum status status = safetensors_parse(data, size, &header, &err);
+    enum status status = safetensors_parse(data, size, &header, &err);
     if (status != STATUS_OK) {
         fuzz_check_refusal(status, err, {STATUS_CORRUPT});
+        return 0;
+    }
+    status = safetensors_describe(&header, &err);
+    if (status != STATUS_OK) {
+        fuzz_check_refusal(status, err, {STATUS_CORRUPT});
+        safetensors_header_free(&header);
         return 0;
     }
     check_cover(header);
@@ -61,6 +67,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                                  builder.text.size - SAFETENSORS_LENGTH_BYTES, &again,
                                  &err) == STATUS_OK,
                err.message);
+    FUZZ_CHECK(safetensors_describe(&again, &err) == STATUS_OK, err.message);
     check_same(header, again);
     text_free(&builder.text);
     safetensors_header_free(&header);

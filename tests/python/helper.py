@@ -211,16 +211,17 @@ def check_folder(cairn, work, path):
 # ---- files that nobody's writer makes ----
 
 
-def safetensors_bytes(document, body):
+def safetensors_bytes(document, body, padding=b" "):
     text = document if isinstance(document, bytes) else json.dumps(document).encode()
+    text += padding * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text + body
 
 
-def pack(document, pieces, change=lambda frame: frame, claims=None, **how):
+def pack(document, pieces, change=lambda frame: frame, claims=None, padding=b" ", **how):
     """A checkpoint as docs/checkpoint-format.md says, around this JSON and these pieces of tensors. `change`:
     what becomes of the last frame; `claims`: content sizes in the seek table; `how`: for the compressor."""
     compressor = zstandard.ZstdCompressor(**{"write_checksum": True, **how})
-    contents = [safetensors_bytes(document, b""), *pieces]
+    contents = [safetensors_bytes(document, b"", padding), *pieces]
     frames = [compressor.compress(content) for content in contents]
     frames[-1] = change(frames[-1])
     sizes = [len(content) for content in contents]
@@ -261,6 +262,11 @@ def check_hostile(cairn, work):
         "digest of no tensor": pack({"__metadata__": {**metadata, "digest.b": "0" * 32}, **tensor}, [body]),
         "the same, plain": safetensors_bytes(
             {"__metadata__": {**metadata, "digest.b": "0" * 32}, **tensor}, body),
+        "not padded": pack(document, [body], padding=b""),
+        "padded with something else": pack(document, [body], padding=b"\n"),
+        "a name with a space": pack(
+            {"__metadata__": {**metadata, "digest.a b": metadata["digest.a"]}, **tensor,
+             "a b": {**document["a"], "data_offsets": [8, 16]}}, [body + body]),
         "twice": pack(twice.encode(), [body]),
         "twice, plain": safetensors_bytes(twice.encode(), body),
         "other pieces": pack(document, [body[:3], body[3:]]),
@@ -285,6 +291,7 @@ def check_hostile(cairn, work):
         "numbers as metadata": safetensors_bytes({"__metadata__": {"step": 5}, **tensor}, body),
     }
     path = work / "hostile"
+    assert len(text) % 8 != 0  # so that it must be padded
     path.write_bytes(pack(document, [body]))
     run(cairn, "inspect", path)
     assert cairn_io.load(path).tensors["a"].tobytes() == body
