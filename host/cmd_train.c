@@ -20,7 +20,8 @@
 struct train {
     struct options options; /* a copy whose model_dir is never empty */
     bool temporary;
-    bool began; /* the trainer exists: the model directory is in use */
+    bool began;   /* the trainer exists: the model directory is in use */
+    bool stopped; /* by a signal, after a good save or with nothing to save */
     char temporary_directory[FILE_PATH_CAPACITY];
     char run_id[33];
     struct progress progress;
@@ -339,7 +340,7 @@ static enum status run(struct train *train, int *exit_code, struct error *err) {
     TRY(trainer_run(train->trainer, &outcome, err));
     if (outcome.end == TRAINER_END_SIGNAL) {
         say_stopped(train, &outcome);
-        requeue(train);
+        train->stopped = true;
         *exit_code = (int)train->options.preempt_exit_code;
     }
     return STATUS_OK;
@@ -391,11 +392,14 @@ enum status cmd_train(const struct options *options, int *exit_code, struct erro
                 "Stopped by %s before training began; nothing is lost. Run the same command again "
                 "to go on.\n",
                 signals_name(stop_signal()));
-        requeue(train);
+        train->stopped = true;
         *exit_code = (int)options->preempt_exit_code;
         status = STATUS_OK;
     }
     train_close(train);
+    if (train->stopped) {
+        requeue(train); /* the directory is free: who starts at once may have it */
+    }
     free(train);
     return status;
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "host/best_model.h"
 #include "host/loading.h"
@@ -95,22 +96,55 @@ static enum status load_newest(struct store *store, struct resume *out, struct e
     return status;
 }
 
-/* The file that --resume names, if it lies in the directory: by its path, by its bare name, or
- * behind a symbolic link; *own is false when it is from elsewhere. One that is not there, but could
- * only lie here, is an error: to go on from the newest would delete, sooner or later, what was to
- * be gone back to. */
+/* Where a symbolic link leads; false when `path` is none. */
+static bool follow(char path[FILE_PATH_CAPACITY]) {
+    char target[PATH_MAX], parent[FILE_PATH_CAPACITY];
+    ssize_t size = readlink(path, target, sizeof target - 1);
+    if (size <= 0) {
+        return false;
+    }
+    target[size] = '\0';
+    if (target[0] == '/') {
+        return snprintf(path, FILE_PATH_CAPACITY, "%s", target) < FILE_PATH_CAPACITY;
+    }
+    file_split_path(path, parent, sizeof parent);
+    return file_join_path(path, FILE_PATH_CAPACITY, parent, target);
+}
+
+/* The last of the files that `asked` leads to, from link to link, that lies in the directory; false
+ * when none of them does. */
+static bool leads_into(const char *asked, const char *directory, char path[FILE_PATH_CAPACITY]) {
+    enum { LINKS_MAX = 40 }; /* as many as Linux follows */
+    char at[FILE_PATH_CAPACITY];
+    bool found = false;
+    snprintf(at, sizeof at, "%s", asked);
+    for (int links = 0; links <= LINKS_MAX; links++) {
+        if (loading_lies_in(at, directory)) {
+            memcpy(path, at, sizeof at);
+            found = true;
+        }
+        if (!follow(at)) {
+            break;
+        }
+    }
+    return found;
+}
+
+/* The file that --resume names, if it lies in the directory: by its bare name, by its path, also
+ * where that is a link to a file elsewhere, or behind a link that lies elsewhere; *own is false when
+ * it is from elsewhere. One that is not there, but could only lie here, is an error: to go on from
+ * the newest would delete, sooner or later, what was to be gone back to. */
 static enum status find_own(const char *asked, const char *directory, char path[FILE_PATH_CAPACITY],
                             bool *own, struct error *err) {
-    char real[PATH_MAX], shown[400], shown_directory[400];
+    char shown[400], shown_directory[400];
     struct file_stat info;
-    if (realpath(asked, real) != NULL) {
-        snprintf(path, FILE_PATH_CAPACITY, "%s", real);
-        *own = loading_lies_in(real, directory);
-        return STATUS_OK;
-    }
     bool is_bare = strchr(asked, '/') == NULL;
     *own = is_bare && file_join_path(path, FILE_PATH_CAPACITY, directory, asked) &&
            file_posix.stat(file_posix.context, path, &info) >= 0;
+    if (!*own && file_posix.stat(file_posix.context, asked, &info) >= 0) {
+        *own = leads_into(asked, directory, path);
+        return STATUS_OK;
+    }
     CHECK(*own || !(is_bare || loading_lies_in(asked, directory)), err, STATUS_INPUT,
           "--resume %s: there is no such file; `cairn checkpoints --model-dir %s` lists those that "
           "can be gone back to",

@@ -364,7 +364,8 @@ static enum status finish(struct trainer *trainer, struct trainer_outcome *outco
     return status;
 }
 
-/* A run begins with its state in the ring. That also proves, before hours are spent, that the disk
+/* A run begins with its state in the ring, best weights that it took from elsewhere included: until
+ * then a better epoch of the best model could replace them. That also proves, before hours are spent, that the disk
  * takes checkpoints. Only then is moved away what is in the way (newer ones, where --resume went
  * back): the directory is never without a checkpoint to go on from. And only then are the logs
  * opened, which takes them back to this step: going back may be refused until here, and then
@@ -372,7 +373,7 @@ static enum status finish(struct trainer *trainer, struct trainer_outcome *outco
 static enum status secure_start(struct trainer *trainer, struct error *err) {
     struct store *store = trainer->setup.store;
     bool durable = true;
-    if (!trainer->setup.resumed_in_ring) {
+    if (!trainer->setup.resumed_in_ring || trainer->took_best_weights) {
         TRY(trainer_keep_replaced(trainer, err));
         TRY(trainer_save_final(trainer, &durable, err));
     }

@@ -59,6 +59,8 @@ struct trainer {
     int64_t strip_html, max_length;        /* what the text.* tensors point to */
     char label_names[2 * DATASET_LABEL_CAPACITY + 2];
 
+    bool took_best_weights; /* of the best model, as the checkpoint resumed has none */
+
     /* what is saved */
     struct run_state state;
     struct pass_sums sums; /* host copy of the latest */

@@ -167,6 +167,7 @@ static void find_best_weights(struct trainer *trainer) {
     }
     checkpoint_free(best);
     state->stopping_has_weights = status == STATUS_OK;
+    trainer->took_best_weights = status == STATUS_OK;
     if (status != STATUS_OK) {
         progress_warning(trainer->setup.progress,
                          "--restore-best-weights: the checkpoint was made without it, and the best "
@@ -337,7 +338,8 @@ static enum status create_parts(struct trainer *trainer, struct error *err) {
     TRY(create_evaluator(trainer, err));
     TRY(begin_state(trainer, err));
     trainer->state_version = 1;
-    trainer->ring_version = trainer->setup.resumed_in_ring && !options->allow_change ? 1 : 0;
+    bool is_saved = trainer->setup.resumed_in_ring && !trainer->took_best_weights;
+    trainer->ring_version = is_saved && !options->allow_change ? 1 : 0;
     uint64_t step = (uint64_t)trainer->state.step;
     trainer->last_step = options->max_steps > 0 ? options->max_steps
                          : options->steps > 0   ? step + options->steps

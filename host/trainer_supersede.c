@@ -1,4 +1,6 @@
+#include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,19 +27,37 @@ static bool has_same_tensors(const struct checkpoint *one, const struct checkpoi
     return true;
 }
 
+/* In superseded/, never a plain name, which a later going-back may move a checkpoint to: what is
+ * copied there is nowhere else. */
+static enum status free_name(const struct file_table *files, const char *directory, uint64_t step,
+                             char path[FILE_PATH_CAPACITY], struct error *err) {
+    for (unsigned number = 2;; number++) {
+        char name[96];
+        struct file_stat info;
+        snprintf(name, sizeof name, "model.ckpt-%" PRIu64 "-%u.safetensors.zst", step, number);
+        CHECK(file_join_path(path, FILE_PATH_CAPACITY, directory, name), err, STATUS_OUTPUT,
+              "the path of the model directory is too long");
+        int result = files->stat(files->context, path, &info);
+        if (result == -ENOENT) {
+            return STATUS_OK;
+        }
+        CHECK(result >= 0, err, STATUS_IO, "cannot look at %s", text_show(path).text);
+    }
+}
+
 /* A copy, not a move: the directory is never without the checkpoint. */
-static enum status copy_aside(const struct trainer *trainer, const char *path, const char *name,
+static enum status copy_aside(const struct trainer *trainer, const char *path, uint64_t step,
                               struct error *err) {
     const struct file_table *files = trainer->setup.files;
     char target[FILE_PATH_CAPACITY], copy[FILE_PATH_CAPACITY];
     CHECK(file_join_path(target, sizeof target, store_directory(trainer->setup.store),
-                         STORE_SUPERSEDED_DIRECTORY) &&
-              file_join_path(copy, sizeof copy, target, name),
+                         STORE_SUPERSEDED_DIRECTORY),
           err, STATUS_OUTPUT, "the path of the model directory is too long");
     uint8_t *bytes;
     size_t size;
     TRY(file_read_all(files, path, CHECKPOINT_FILE_BYTES_MAX, &bytes, &size, err));
     enum status status = file_make_directories(files, target, err);
+    status = status == STATUS_OK ? free_name(files, target, step, copy, err) : status;
     status = status == STATUS_OK ? file_publish(files, copy, bytes, size, err) : status;
     free(bytes);
     return status;
@@ -60,7 +80,7 @@ enum status trainer_keep_replaced(struct trainer *trainer, struct error *err) {
     if (same) {
         return STATUS_OK;
     }
-    TRY(copy_aside(trainer, path, name, err));
+    TRY(copy_aside(trainer, path, (uint64_t)trainer->state.step, err));
     progress_message(setup->progress,
                      "%s is not the same as %s: it was copied into " STORE_SUPERSEDED_DIRECTORY
                      "/ and is replaced",
@@ -96,9 +116,11 @@ enum status trainer_supersede(struct trainer *trainer, bool durable, struct erro
     CHECK(durable, err, STATUS_IO,
           "going %s %s needs a save, which failed: checkpoints and logs are as they were",
           setup->supersede ? "back to" : "on from", setup->resumed_path);
+    /* The newer ones first: this can be refused, and then the best model is still theirs. */
+    TRY(setup->supersede ? supersede_newer(trainer, err) : STATUS_OK);
     if (setup->supersede_best != NULL) {
         TRY(store_supersede_best(setup->store, err));
         progress_warning(setup->progress, "%s", setup->supersede_best);
     }
-    return setup->supersede ? supersede_newer(trainer, err) : STATUS_OK;
+    return STATUS_OK;
 }

@@ -284,7 +284,8 @@ static enum status none_verifies(const struct search *search, size_t count, stru
     return error_set(
         err, STATUS_CORRUPT,
         "%s has %zu checkpoint%s and none can be used (the newest: %s); restore one "
-        "from a backup, or move them away or use another model directory to start anew",
+        "from a backup; to start anew use another model directory, or move them away, "
+        "and " STORE_BEST_FILE " with them",
         text_escape(search->directory, strlen(search->directory), shown, sizeof shown), count,
         count == 1 ? "" : "s",
         text_escape(search->reason.message, strlen(search->reason.message), reason, sizeof reason));

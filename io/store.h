@@ -141,8 +141,8 @@ MUST_USE enum status store_supersede_newer(struct store *store, uint64_t step, s
 
 /* Move the best model into superseded/ as well, under its own name or, where that is taken, one
  * with a number: unlike a checkpoint of the ring it cannot be trained again from one that is older.
- * Before the others: who is interrupted in between is told that it is missing. There being none is
- * fine. */
+ * After the others, which can be refused; of one that an interruption leaves the next start knows
+ * whether it is of another course (host/resume.c). There being none is fine. */
 MUST_USE enum status store_supersede_best(struct store *store, struct error *err);
 
 /* A checkpoint of `step` has become durable under its name: rewrite the state file (publish), then

@@ -176,13 +176,32 @@ TEST_F(BestModel, GoingBackReplacesNoOtherCheckpointOfThatStep) {
     EXPECT_EXIT_CODE(outcome, 0);
     EXPECT_SAYS(outcome, "model.ckpt-8.safetensors.zst is not the same as ");
     EXPECT_EQ(checkpoint_steps(model()), (std::vector<uint64_t>{0, 4, 8, 9}));
-    EXPECT_EQ(read_file(checkpoint_path(model() + "/superseded", 8)), other);
+    EXPECT_EQ(read_file(model() + "/superseded/model.ckpt-8-2.safetensors.zst"), other);
     EXPECT_EQ(checkpoint_difference(checkpoint_path(model(), 8), named), "");
 
     outcome = train({"--resume", named, "--steps", "1"}); // the ring has it now
     EXPECT_EXIT_CODE(outcome, 0);
     EXPECT_FALSE(contains(outcome.err, "is not the same")) << outcome.err;
-    EXPECT_EQ(read_file(checkpoint_path(model() + "/superseded", 8)), other);
+    EXPECT_EQ(read_file(model() + "/superseded/model.ckpt-8-2.safetensors.zst"), other);
+}
+
+// Another --monitor makes another state of FILE when it is resumed: to the second start, after a kill
+// perhaps, what the first one saved looks like another course's.
+TEST_F(BestModel, GoingBackOnceMoreLosesNothingOfWhatTheFirstTimeReplaced) {
+    const std::string named = model() + "/mine.zst", aside = model() + "/superseded";
+    write_file(named, read_file(checkpoint_path(model(), 12)));
+    ASSERT_EQ(train({"--resume", checkpoint_path(model(), 4), "--learning-rate", "3e-2"}).code, 0);
+    const std::string other = read_file(checkpoint_path(model(), 12));
+    std::string replaced = other;
+    for (const char *name :
+         {"model.ckpt-12-2.safetensors.zst", "model.ckpt-12-3.safetensors.zst"}) {
+        Outcome outcome = train({"--resume", named, "--monitor", "loss", "--steps", "1"});
+        EXPECT_EXIT_CODE(outcome, 0);
+        EXPECT_SAYS(outcome, "model.ckpt-12.safetensors.zst is not the same as ");
+        EXPECT_TRUE(read_file(aside + "/" + name) == replaced) << name;
+        replaced = read_file(checkpoint_path(model(), 12));
+    }
+    EXPECT_TRUE(read_file(aside + "/model.ckpt-12-2.safetensors.zst") == other);
 }
 
 // Killed before a checkpoint knew of the best model: what is computed again must be the same.

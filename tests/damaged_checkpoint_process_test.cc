@@ -141,6 +141,7 @@ TEST_F(Damaged, GoingBackThatIsRefusedMovesNoCheckpoint) {
     const std::vector<std::string> back = {"--save-checkpoints-steps", "4", "--resume",
                                            checkpoint_path(model(), 8)};
     const auto before = ring(), logs = log_files(model());
+    const std::string best = read_file(model() + "/best.safetensors.zst");
     ASSERT_GE(logs.size(), 4u); // history.csv, history.jsonl, event files of train and validation
     const std::string superseded = model() + "/superseded", state = model() + "/checkpoint";
     write_file(superseded, "not a directory");
@@ -151,6 +152,7 @@ TEST_F(Damaged, GoingBackThatIsRefusedMovesNoCheckpoint) {
     EXPECT_EQ(ring(), before);
     EXPECT_EQ(log_files(model()), logs);
     EXPECT_EQ(read_file(state), listed);
+    EXPECT_EQ(read_file(model() + "/best.safetensors.zst"), best);
     std::filesystem::remove(superseded);
 
     std::filesystem::remove(state);
@@ -160,6 +162,7 @@ TEST_F(Damaged, GoingBackThatIsRefusedMovesNoCheckpoint) {
     EXPECT_SAYS(outcome, state);
     EXPECT_EQ(ring(), before);
     EXPECT_EQ(log_files(model()), logs);
+    EXPECT_EQ(read_file(model() + "/best.safetensors.zst"), best);
     std::filesystem::remove(state);
 
     EXPECT_EXIT_CODE(train(back), 0);

@@ -172,8 +172,14 @@ TEST_F(Input, ResumeTakesABareNameAndALink) {
     std::string whole = dir_.file("whole.zst");
     std::filesystem::copy(checkpoint_path(model(), 16), whole);
     std::filesystem::create_symlink(checkpoint_path(model(), 4), dir_.file("link.zst"));
-    const std::string ways[] = {"model.ckpt-12.safetensors.zst", dir_.file("link.zst")};
+    // One that lies on another disk.
+    std::filesystem::rename(checkpoint_path(model(), 12), dir_.file("elsewhere.zst"));
+    std::filesystem::create_symlink(dir_.file("elsewhere.zst"), checkpoint_path(model(), 12));
+    std::filesystem::create_symlink(checkpoint_path(model(), 12), dir_.file("outer.zst"));
+    const std::string ways[] = {checkpoint_path(model(), 12), "model.ckpt-12.safetensors.zst",
+                                dir_.file("outer.zst"), dir_.file("link.zst")};
     for (const std::string &way : ways) {
+        std::filesystem::remove_all(model() + "/superseded");
         Outcome back = train({"--resume", way});
         EXPECT_EXIT_CODE(back, 0);
         EXPECT_TRUE(exists(model() + "/superseded")) << way;

@@ -75,6 +75,35 @@ TEST_F(RestoreBest, SwitchedOnBeforeTheBestEpochItIsThatEpoch) {
     expect_as_always_on(go(kEpochs, true));
 }
 
+// To early stopping the first epoch is the best one. The best model is of a later one, which is better
+// by less than --min-delta: where the weights of the first were only in memory, they are gone.
+TEST_F(RestoreBest, SwitchedOnLaterItSurvivesAKillAndABetterEpochOfTheBestModel) {
+    const std::vector<std::string> options = {"--learning-rate", "0.05", "--min-delta", "9",
+                                              "--patience",      "50"};
+    auto go_to = [&](const std::string &directory, std::vector<std::string> more) {
+        more.insert(more.end(), options.begin(), options.end());
+        more.insert(more.end(), {"--model-dir", directory});
+        return train(more);
+    };
+    const std::string undisturbed = dir_.file("undisturbed");
+    for (const std::string &directory : {undisturbed, model()}) {
+        ASSERT_EQ(go_to(directory, {"--epochs", "1"}).code, 0);
+    }
+    const std::string of_first_epoch = read_file(best());
+    const std::vector<std::string> to_the_end = {"--epochs", std::to_string(best_epoch_ + 1),
+                                                 "--restore-best-weights"};
+    ASSERT_EQ(go_to(undisturbed, to_the_end).code, 0);
+    // As a kill leaves it that comes behind the second epoch, before its checkpoint.
+    ASSERT_EQ(go_to(model(), {"--epochs", "2", "--restore-best-weights"}).code, 0);
+    ASSERT_TRUE(std::filesystem::remove(checkpoint_path(model(), 2 * kStepsPerEpoch)));
+    ASSERT_NE(read_file(best()), of_first_epoch) << "the second epoch should have been better";
+    ASSERT_EQ(go_to(model(), to_the_end).code, 0);
+    const uint64_t end = (best_epoch_ + 1) * kStepsPerEpoch;
+    EXPECT_EQ(
+        checkpoint_difference(checkpoint_path(undisturbed, end), checkpoint_path(model(), end)),
+        "");
+}
+
 // Missing, damaged, or of another epoch: no later epoch's weights pass for those of the best one.
 TEST_F(RestoreBest, WithoutTheBestModelNothingIsRestored) {
     EXPECT_EXIT_CODE(go(best_epoch_ + 1, false), 0);

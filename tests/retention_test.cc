@@ -245,6 +245,33 @@ TEST(KeepEvery, AClockThatWasSetBackDeletesNothingThatWasThere) {
     EXPECT_LE(left.size(), 6u); // and the retention goes on
 }
 
+TEST(KeepEvery, AClockThatWasSetBackAndAStateFileThatFailsDeleteNothingThatWasThere) {
+    MemoryFiles disk;
+    FaultyFiles files(disk.table());
+    Store store = open_store(files.table(), 1, kHour);
+    for (uint64_t i = 0; i <= 4; i++) {
+        commit_at(disk, store, i, kStart + static_cast<double>(i) * kHour);
+    }
+    ASSERT_EQ(ring_steps(disk), (Steps{1, 2, 3, 4}));
+    const double before_all = kStart - 5 * kHour;
+    disk.set_now(before_all);
+    files.fail_where(
+        [](FileCall call, const std::string &path, bool) {
+            return call == FileCall::Rename &&
+                   path.find("cairn-tmp-checkpoint") != std::string::npos;
+        },
+        EIO);
+    struct error err;
+    EXPECT_NE(commit(files.table(), store, 5, &err), STATUS_OK);
+    files.heal();
+    for (uint64_t i = 6; i <= 8; i++) {
+        commit_at(disk, store, i, before_all + static_cast<double>(i) * 600);
+    }
+    const Steps left = ring_steps(disk), kept = {1, 2, 3};
+    EXPECT_TRUE(std::includes(left.begin(), left.end(), kept.begin(), kept.end()))
+        << ::testing::PrintToString(left);
+}
+
 // ---- at random, against a model ----
 
 // tf.train.CheckpointManager as its documentation has it, with perfect memory: a queue of

@@ -340,6 +340,20 @@ TEST_F(Signals, RequeueCommandRunsWithoutAShell) {
     EXPECT_FALSE(contains(process.err(), "no)") && exists(dir_.file("a")));
 }
 
+// What starts at once, and does not wait in a queue, must find the directory free.
+TEST_F(Signals, RequeueCommandMayBeTheNextTrainer) {
+    std::string next = CAIRN_BINARY;
+    for (const std::string &word : train({"--max-steps", "1"}).arguments) { // it has done that
+        next += " '" + word + "'";
+    }
+    Process process(train({"--requeue-command", next}));
+    ASSERT_TRUE(process.wait_for([&] { return last_step() > 2; })) << process.err();
+    process.signal(SIGTERM);
+    EXPECT_EQ(process.wait(20), 75) << process.err();
+    EXPECT_FALSE(contains(process.err(), "--requeue-command ended")) << process.err();
+    EXPECT_FALSE(contains(process.err(), "another trainer")) << process.err();
+}
+
 TEST_F(Signals, RequeueCommandDoesNotRunForAnInterrupt) {
     const std::string mark = dir_.file("mark");
     Process process(train({"--requeue-command", "touch " + mark}));
