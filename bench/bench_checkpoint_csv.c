@@ -54,7 +54,8 @@ static enum status open_file(const char *path, const char *option, FILE **out, s
 
 static enum status try_file(const char *path, const char *option, struct error *err) {
     struct stat about;
-    if (path[0] == '\0' || (stat(path, &about) == 0 && !S_ISREG(about.st_mode))) {
+    bool is_there = path[0] != '\0' && stat(path, &about) == 0;
+    if (path[0] == '\0' || (is_there && !S_ISREG(about.st_mode) && !S_ISDIR(about.st_mode))) {
         return STATUS_OK; /* who reads a pipe would take a first closing for the end */
     }
     FILE *file = fopen(path, "a");

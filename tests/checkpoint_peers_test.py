@@ -143,11 +143,11 @@ class Run(unittest.TestCase):
             ["torch torch_save 2 0.0", "keras keras_backup 2 0.0"]
             + [cairn + "13", cairn + "20"]
             + ["torch torch_save 3 0.2", "keras keras_backup 3 0.2", "torch torch_load 1 0.0"]
-            + ["torch torch_save 3 0.2", "keras keras_backup 3 0.2", "torch torch_load 1 0.0", cairn + "20"]
-            + ["keras keras_backup 3 0.2", "torch torch_load 1 0.0", cairn + "20", "torch torch_save 3 0.2"],
+            + ["torch torch_load 1 0.0", "keras keras_backup 3 0.2", "torch torch_save 3 0.2", cairn + "20"]
+            + ["torch torch_save 3 0.2", "keras keras_backup 3 0.2", "torch torch_load 1 0.0", cairn + "20"],
             self.orders())
-        self.assertEqual((24.0, 3, 3, 10.0, 20), tuple(
-            report[key] for key in ("megabytes", "rounds", "saves", "step_ms", "interval")))
+        self.assertEqual((24.0, 3, 3, 10.0, 20, 1), tuple(
+            report[key] for key in ("megabytes", "rounds", "saves", "step_ms", "interval", "made again")))
         self.assertEqual({"torch": "Made-up torch", "keras": "Made-up keras"}, report["versions"])
         # The first two saves do not count: 3, 4 and 5 in the first round, then 6 to 8, then 9 to 11.
         self.assertEqual(
@@ -165,7 +165,7 @@ class Run(unittest.TestCase):
         self.assertEqual(("0.1", "0123456789ab"), (report["version"], report["revision"]))
         self.assertRegex(report["date"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")
         self.assertEqual("not synced to the disk".split(), self.line("Keras BackupAndRestore")[-5:])
-        self.assertIn("a save every 20 steps of 10 ms\n", self.output.getvalue())
+        self.assertIn("a save every 20 steps of 10 ms; rounds of Cairn's made again: 1\n", self.output.getvalue())
         rows = self.output.getvalue().splitlines()[4:]
         self.assertEqual([False] * 5 + [True] * 4, [row.startswith("restore: ") for row in rows])
         self.assertIn(" s, round 2 of 3: torch.save + fsync + rename\n", self.errors.getvalue())
@@ -277,6 +277,17 @@ class Run(unittest.TestCase):
                 checkpoint.main([option, value])
             self.assertEqual(2, ended.exception.code)
             self.assertIn(message, errors.getvalue())
+
+
+class Turns(unittest.TestCase):
+    def test_nobody_always_comes_after_the_same_one(self):
+        names, neighbours = ["a", "b", "c"], []
+        for index in range(6):
+            order = checkpoint.turn(names, index)
+            self.assertEqual(names, sorted(order))
+            neighbours += zip(order, order[1:])
+        self.assertEqual(6, len(set(neighbours)), "everyone comes after everyone else")
+        self.assertEqual([2] * 6, [neighbours.count(pair) for pair in sorted(set(neighbours))])
 
 
 class Percentiles(unittest.TestCase):

@@ -99,6 +99,7 @@ class Cairn:
         expected_ms = 50 + 3 * arguments.megabytes
         self.interval = math.ceil(expected_ms / arguments.step_ms)
         self.version = self.revision = None
+        self.made_again = 0  # rounds of which nothing is in the figures
 
     def run(self, *options):
         """{mode: CSV row, its "stalls" in ms added}, {part of a warm restore: ms}"""
@@ -153,6 +154,7 @@ class Cairn:
             late = [mode for mode in CAIRN_MODES if "async" in mode and self.overlapping(rows[mode])]
             if not late:
                 return rows, restore
+            self.made_again += 1
             self.interval += -(-self.interval // 2)
             progress(f"a save ({', '.join(late)}) had not ended when the next one was due: again with one "
                 f"every {self.interval} steps")
@@ -204,6 +206,14 @@ def torch_load(worker, directory, results):
         results.setdefault(name, []).append({"total": 1e3 * value})
 
 
+def turn(names, index):
+    """The order of a round: each other one is the reverse of the one before it, and who begins changes, so
+    that nobody always comes after the same one."""
+    first = index // 2 % len(names)
+    order = names[first:] + names[:first]
+    return order if index % 2 == 0 else order[::-1]
+
+
 def measure(arguments, workers, cairn, directory):
     """{name: [what describe() returns, per round]}, in interleaved rounds."""
     results, tasks = {}, {}
@@ -227,11 +237,10 @@ def measure(arguments, workers, cairn, directory):
         tasks["cairn, restore"] = lambda: cairn_restore(cairn, results)
     if "torch" in workers:
         tasks["torch.load"] = lambda: torch_load(workers["torch"], directory, results)
-    names = list(tasks)
     for index in range(arguments.rounds):
-        first = index % len(names)  # nobody always comes after the same one
-        for name in names[first:] + names[:first]:
+        for name in turn(list(tasks), index):
             progress(f"round {index + 1} of {arguments.rounds}: {name}")
+            os.sync()  # what one has not synced is not another's to write
             tasks[name]()
     return results
 
@@ -244,7 +253,8 @@ def print_header(arguments, cairn, workers):
     print(f"{arguments.megabytes:g} MB, {arguments.rounds} rounds{saves}; "
         + "; ".join(worker.version for worker in workers.values()))
     if arguments.saves > 0:
-        print(f"a save every {cairn.interval} steps of {arguments.step_ms:g} ms")
+        again = f"; rounds of Cairn's made again: {cairn.made_again}" if cairn.made_again > 0 else ""
+        print(f"a save every {cairn.interval} steps of {arguments.step_ms:g} ms{again}")
 
 
 def shown(value):
@@ -277,7 +287,7 @@ def write_json(path, arguments, cairn, workers, results):
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     content = {"version": cairn.version, "revision": cairn.revision, "date": date,
         "megabytes": arguments.megabytes, "rounds": arguments.rounds, "saves": arguments.saves,
-        "step_ms": arguments.step_ms, "interval": cairn.interval,
+        "step_ms": arguments.step_ms, "interval": cairn.interval, "made again": cairn.made_again,
         "versions": {kind: worker.version for kind, worker in workers.items()}, "results": results,
         "all rounds": {name: together(rounds) for name, rounds in results.items() if "p50" in rounds[0]}}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

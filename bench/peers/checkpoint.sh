@@ -16,7 +16,10 @@
 # "blocked" is how long the caller waits, "total" how long until everything is written, with those that
 # sync also until it is durable. Between two saves of each come the same steps of one core's arithmetic of
 # --step-ms, as many as a save should need; where one of Cairn's needs more its round is made again, with
-# more. 10 ms, the default, is about a step of the default model on two cores.
+# more, and what it showed is in no figure: how often that was is printed. 10 ms, the default, is about a step
+# of the default model on two cores. An earlier file of torch.save, safetensors and ModelCheckpoint is deleted
+# before the clock starts, as DCP's folder is; BackupAndRestore and Cairn's sync+zstd replace or delete theirs
+# in the call.
 #
 # Cairn's copy of a large state goes on beside the next step and must have ended before the update at that
 # step's end: what the step waits for it is in "blocked". So the length of a step matters; larger models take

@@ -11,6 +11,7 @@ torch.load.
 import json
 import mmap
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -95,6 +96,13 @@ def end_of(future, begin):
     return wait
 
 
+def without_old(path):
+    """The path, when what an earlier save has left there is deleted: nobody is charged for that, as Cairn's
+    total is not for the checkpoints that it deletes."""
+    pathlib.Path(path).unlink(missing_ok=True)
+    return path
+
+
 class Torch:
     savers = ("torch_save", "dcp_thread", "dcp_staged", "dcp_process", "torch_load")
 
@@ -125,7 +133,7 @@ class Torch:
             self.torch.distributed.destroy_process_group()
 
     def torch_save(self, directory, number):
-        path = f"{directory}/torch-{number % 2}.pt"
+        path = without_old(f"{directory}/torch-{number % 2}.pt")
         return timed(lambda: (self.torch.save(self.tensors, path + ".tmp"), publish(path + ".tmp", path)))
 
     def dcp_save(self, directory, number, kind, **options):
@@ -181,10 +189,11 @@ class Safetensors:
         pass
 
     def safetensors_plain(self, directory, number):
-        return timed(lambda: self.save_file(self.tensors, f"{directory}/plain-{number % 2}.safetensors"))
+        path = without_old(f"{directory}/plain-{number % 2}.safetensors")
+        return timed(lambda: self.save_file(self.tensors, path))
 
     def safetensors_fsync(self, directory, number):
-        path = f"{directory}/synced-{number % 2}.safetensors"
+        path = without_old(f"{directory}/synced-{number % 2}.safetensors")
         return timed(lambda: (self.save_file(self.tensors, path + ".tmp"), publish(path + ".tmp", path)))
 
 
@@ -215,7 +224,8 @@ class Keras:
         pass
 
     def keras_checkpoint(self, directory, number):
-        callback = self.keras.callbacks.ModelCheckpoint(f"{directory}/keras-{number % 2}.keras")
+        path = without_old(f"{directory}/keras-{number % 2}.keras")
+        callback = self.keras.callbacks.ModelCheckpoint(path)
         callback.set_model(self.model)
         return timed(lambda: callback.on_epoch_end(number, {"loss": 1.0}))
 
