@@ -57,10 +57,10 @@ static enum status check_form(const uint8_t *json, size_t size,
     CHECK(find_metadata(header, "format_version") != NULL, err, STATUS_CORRUPT,
           "the metadata lack \"format_version\": this is not a checkpoint of Cairn");
     size_t end = size;
-    while (end > 0 && json[end - 1] == ' ') {
+    while (json[end - 1] == ' ') { /* it starts with '{': safetensors_parse has looked */
         end--;
     }
-    CHECK(size % SAFETENSORS_ALIGNMENT == 0 && end > 0 && json[end - 1] == '}', err, STATUS_CORRUPT,
+    CHECK(size % SAFETENSORS_ALIGNMENT == 0 && json[end - 1] == '}', err, STATUS_CORRUPT,
           "the JSON of %zu bytes is not padded with spaces to a multiple of %d", size,
           SAFETENSORS_ALIGNMENT);
     for (size_t i = 0; i < header->tensor_count; i++) {
