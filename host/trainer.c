@@ -365,11 +365,11 @@ static enum status finish(struct trainer *trainer, struct trainer_outcome *outco
 }
 
 /* A run begins with its state in the ring, best weights that it took from elsewhere included: until
- * then a better epoch of the best model could replace them. That also proves, before hours are spent, that the disk
- * takes checkpoints. Only then is moved away what is in the way (newer ones, where --resume went
- * back): the directory is never without a checkpoint to go on from. And only then are the logs
- * opened, which takes them back to this step: going back may be refused until here, and then
- * nothing has changed. */
+ * then a better epoch of the best model could replace them. That also proves, before hours are
+ * spent, that the disk takes checkpoints. Only then is moved away what is in the way (newer ones,
+ * where --resume went back): the directory is never without a checkpoint to go on from. And only
+ * then are the logs opened, which takes them back to this step: going back may be refused until
+ * here, and then nothing has changed. */
 static enum status secure_start(struct trainer *trainer, struct error *err) {
     struct store *store = trainer->setup.store;
     bool durable = true;

@@ -59,8 +59,8 @@ struct metadata_pair {
 
 struct checkpoint_encoder;
 
-/* `level`: zstd's, -7 to 19 (0 is 3); below 3 what would shrink by less than an eighth is stored as it is
- * (io/checkpoint_frames.h). `threads` compress, from 1, the caller's included; the bytes do not
+/* `level`: zstd's, -7 to 19 (0 is 3); below 3 what would shrink by less than an eighth is stored as
+ * it is (io/checkpoint_frames.h). `threads` compress, from 1, the caller's included; the bytes do not
  * depend on it. Allocates everything that encoding needs (10 to 15 MB a thread at levels up to 3, up to
  * 80 MB from level 15 on), so that encode
  * allocates only what the JSON header takes. STATUS_CONFIG, STATUS_MEMORY. */

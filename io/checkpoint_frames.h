@@ -6,10 +6,10 @@
  * A frame depends on its piece alone, so the bytes do not depend on the number of threads. There
  * are few slots: lanes wait for the taker, so memory stays the same however large the content is.
  *
- * Below level 3 (0 is 3) a piece that would shrink by less than an eighth is stored: a valid zstd frame of
- * raw blocks, which every zstd reader copies instead of decoding. Trained floating-point numbers
- * are such pieces: entropy coding takes most of the processor time of a save, and of a restart, for
- * about a fourteenth of their size. Whoever asks for level 3 or more asks for the smaller file.
+ * Below level 3 (0 is 3) a piece that would shrink by less than an eighth is stored: a valid zstd
+ * frame of raw blocks, which every zstd reader copies instead of decoding. Trained floating-point
+ * numbers are such pieces: entropy coding takes most of the processor time of a save, and of a
+ * restart, for about a fourteenth of their size. Whoever asks for level 3 or more asks for the smaller file.
  *
  * Private to io/checkpoint_encode.c.
  * THREADS: one at a time calls; it is lane 0, the others live for the call.

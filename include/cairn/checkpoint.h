@@ -360,12 +360,12 @@ struct cairn_checkpoint_event {
     struct cairn_error error; /* status CAIRN_OK: the checkpoint is durable, the state file written
                                  and retention done; else the message says how far it came */
     bool dropped;             /* a newer one took its place (CAIRN_CHECKPOINT_LATEST): not written,
-                               even where the newer one then failed in cairn_checkpoint_save */
+                                 even where the newer one then failed in cairn_checkpoint_save */
     uint64_t bytes;           /* size of the file */
     uint64_t raw_bytes;       /* of the tensors in it */
     double stall_seconds;     /* that cairn_checkpoint_save took, and the settle after it */
     double durable_seconds;   /* from its call until the file was durable under its name; the state
-                               file and the deletion of old checkpoints come after that */
+                                 file and the deletion of old checkpoints come after that */
     uint64_t put_off_bytes; /* of the steady tensors, not copied by cairn_checkpoint_save itself */
 };
 
@@ -375,8 +375,8 @@ struct cairn_checkpoint_event {
 CAIRN_API const struct cairn_checkpoint_event *
 cairn_checkpoint_poll(struct cairn_checkpoint *handle);
 
-/* Block until every accepted save has ended. CAIRN_OK when nothing failed in the newest of them that
- * was not dropped, else its failure; that of the state file or of a deletion leaves a durable
+/* Block until every accepted save has ended. CAIRN_OK when nothing failed in the newest of them
+ * that was not dropped, else its failure; that of the state file or of a deletion leaves a durable
  * checkpoint behind (cairn_checkpoint_poll tells). */
 CAIRN_API enum cairn_status cairn_checkpoint_wait(struct cairn_checkpoint *handle,
                                                   struct cairn_error *error);
