@@ -45,8 +45,9 @@ static void print_head(FILE *csv) {
 }
 
 /* NULL, with STATUS_OK, where no file is asked for. */
-static enum status open_file(const char *path, const char *option, FILE **out, struct error *err) {
-    *out = path[0] == '\0' ? NULL : fopen(path, "w");
+static enum status open_file(const char *path, const char *option, const char *mode, FILE **out,
+                             struct error *err) {
+    *out = path[0] == '\0' ? NULL : fopen(path, mode);
     CHECK(path[0] == '\0' || *out != NULL, err, STATUS_OUTPUT, "--%s %s cannot be written: %s",
           option, path, strerror(errno));
     return STATUS_OK;
@@ -54,14 +55,14 @@ static enum status open_file(const char *path, const char *option, FILE **out, s
 
 static enum status try_file(const char *path, const char *option, struct error *err) {
     struct stat about;
-    bool is_there = path[0] != '\0' && stat(path, &about) == 0;
-    if (path[0] == '\0' || (is_there && !S_ISREG(about.st_mode) && !S_ISDIR(about.st_mode))) {
+    FILE *file;
+    if (stat(path, &about) == 0 && !S_ISREG(about.st_mode) && !S_ISDIR(about.st_mode)) {
         return STATUS_OK; /* who reads a pipe would take a first closing for the end */
     }
-    FILE *file = fopen(path, "a");
-    CHECK(file != NULL, err, STATUS_OUTPUT, "--%s %s cannot be written: %s", option, path,
-          strerror(errno));
-    fclose(file);
+    TRY(open_file(path, option, "a", &file, err));
+    if (file != NULL) {
+        fclose(file);
+    }
     return STATUS_OK;
 }
 
@@ -72,8 +73,8 @@ enum status checkpoint_csv_try(const struct options *options, struct error *err)
 
 enum status checkpoint_csv_open(const struct options *options, struct checkpoint_csv *out,
                                 struct error *err) {
-    TRY(open_file(options->csv, "csv", &out->lines, err));
-    TRY(open_file(options->stalls, "stalls", &out->stalls, err));
+    TRY(open_file(options->csv, "csv", "w", &out->lines, err));
+    TRY(open_file(options->stalls, "stalls", "w", &out->stalls, err));
     if (out->lines != NULL) {
         print_head(out->lines);
     }

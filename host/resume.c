@@ -132,8 +132,8 @@ static bool leads_into(const char *asked, const char *directory, char path[FILE_
 
 /* The file that --resume names, if it lies in the directory: by its bare name, by its path, also
  * where that is a link to a file elsewhere, or behind a link that lies elsewhere; *own is false
- * when it is from elsewhere. One that is not there, but could only lie here, is an error: to go on from
- * the newest would delete, sooner or later, what was to be gone back to. */
+ * when it is from elsewhere. One that is not there, but could only lie here, is an error: to go on
+ * from the newest would delete, sooner or later, what was to be gone back to. */
 static enum status find_own(const char *asked, const char *directory, char path[FILE_PATH_CAPACITY],
                             bool *own, struct error *err) {
     char shown[400], shown_directory[400];

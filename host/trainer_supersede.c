@@ -117,7 +117,9 @@ enum status trainer_supersede(struct trainer *trainer, bool durable, struct erro
           "going %s %s needs a save, which failed: checkpoints and logs are as they were",
           setup->supersede ? "back to" : "on from", setup->resumed_path);
     /* The newer ones first: this can be refused, and then the best model is still theirs. */
-    TRY(setup->supersede ? supersede_newer(trainer, err) : STATUS_OK);
+    if (setup->supersede) {
+        TRY(supersede_newer(trainer, err));
+    }
     if (setup->supersede_best != NULL) {
         TRY(store_supersede_best(setup->store, err));
         progress_warning(setup->progress, "%s", setup->supersede_best);
