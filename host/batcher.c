@@ -7,6 +7,7 @@
 
 #include "host/base/queue.h"
 #include "host/base/rng.h"
+#include "host/base/thread.h"
 
 enum { BATCH_SLOTS = 2 };
 
@@ -379,7 +380,7 @@ enum status batcher_create(const struct batcher_options *options, const struct c
     pthread_cond_init(&batcher->asked, NULL);
     enum status status = allocate(batcher, err);
     if (status == STATUS_OK) {
-        int failure = pthread_create(&batcher->thread, NULL, prepare_batches, batcher);
+        int failure = thread_start(&batcher->thread, prepare_batches, batcher);
         if (failure != 0) {
             status = error_set(err, STATUS_MEMORY, "cannot start the batch preparation thread: %s",
                                strerror(failure));

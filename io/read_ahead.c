@@ -1,11 +1,11 @@
 #include "io/read_ahead.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "host/base/queue.h"
+#include "host/base/thread.h"
 
 struct block {
     char *bytes; /* the texts, one after the other */
@@ -91,14 +91,8 @@ static void *read_all(void *context) {
 
 /* ---- on the caller's thread ------------------------------------------------------------------ */
 
-/* A thread inherits the signal mask, so all signals are blocked while it is made: they go to the
- * thread that waits for them. */
 static enum status start_thread(struct ahead *ahead, struct error *err) {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int code = pthread_create(&ahead->thread, NULL, read_all, ahead);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int code = thread_start(&ahead->thread, read_all, ahead);
     CHECK(code == 0, err, STATUS_MEMORY, "cannot start the thread that reads the data: %s",
           strerror(code));
     return STATUS_OK;

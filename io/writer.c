@@ -11,18 +11,16 @@
 #include <assert.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "host/base/percentile.h"
 #include "host/base/text.h"
+#include "host/base/thread.h"
+#include "io/writer_account.h"
 #include "io/writer_targets.h"
 
 enum {
-    STALLS_KEPT = 65536,
-    SETTLES_KEPT = 2 * WRITER_RESULTS_MAX, /* of so many saves back is known what settling took */
     UNPUBLISHED_KEPT =
         2 * SNAPSHOT_SLOTS,           /* a save can only wait for one that was queued before it */
     STRINGS_INITIAL_BYTES = 64 * 1024 /* the effective options of a run take about 4 KiB */
@@ -57,11 +55,7 @@ struct writer {
 
     /* trainer's thread only */
     uint64_t last_id;
-    double *stalls; /* ring of the latest STALLS_KEPT */
-    double *stalls_sorted;
-    uint64_t stall_count;
-    bool unsettled;                      /* a save was accepted since the last writer_settle */
-    double settle_seconds[SETTLES_KEPT]; /* of the save of id i: [i % SETTLES_KEPT] */
+    bool unsettled; /* a save was accepted since the last writer_settle */
     struct writer_settled settled;
 
     /* writer's thread only */
@@ -80,51 +74,8 @@ struct writer {
     bool copies_wanted;    /* copies were put off, and the writer has another save to write */
     bool closing;
     struct job jobs[SNAPSHOT_SLOTS];
-    struct writer_totals totals; /* without the percentiles */
-    struct save_result *results; /* WRITER_RESULTS_MAX, oldest first */
-    size_t result_count;
+    struct writer_account account;
 };
-
-/* ---- results ---- */
-
-/* A result that nobody fetched must neither block the thread nor pile up: when the list is full the
- * oldest good news goes, then the oldest of all; the totals count it. */
-static void make_room_for_result_locked(struct writer *writer) {
-    size_t victim = 0;
-    for (size_t i = 0; i < writer->result_count; i++) {
-        if (writer->results[i].status == STATUS_OK) {
-            victim = i;
-            break;
-        }
-    }
-    writer->result_count--;
-    writer->totals.results_lost++;
-    memmove(&writer->results[victim], &writer->results[victim + 1],
-            (writer->result_count - victim) * sizeof writer->results[0]);
-}
-
-static void add_result_locked(struct writer *writer, const struct save_result *result) {
-    if (writer->result_count == WRITER_RESULTS_MAX) {
-        make_room_for_result_locked(writer);
-    }
-    writer->results[writer->result_count++] = *result;
-}
-
-bool writer_poll(struct writer *writer, struct save_result *out) {
-    pthread_mutex_lock(&writer->mutex);
-    bool found = writer->result_count > 0;
-    if (found) {
-        *out = writer->results[0];
-        writer->result_count--;
-        memmove(&writer->results[0], &writer->results[1],
-                writer->result_count * sizeof writer->results[0]);
-        bool is_known = writer->last_id - out->id < SETTLES_KEPT;
-        out->settle_seconds = is_known ? writer->settle_seconds[out->id % SETTLES_KEPT] : 0.0;
-        out->stall_seconds += out->settle_seconds;
-    }
-    pthread_mutex_unlock(&writer->mutex);
-    return found;
-}
 
 /* ---- writer's thread ---- */
 
@@ -201,11 +152,11 @@ static struct job *oldest_waiting_locked(struct writer *writer) {
 
 /* The result is there and the slot is free before anybody hears that the job is finished. */
 static void finish_job_locked(struct writer *writer, struct job *job) {
-    add_result_locked(writer, &writer->result);
+    writer_account_add(&writer->account, &writer->result);
     if (writer->result.status == STATUS_OK) {
-        writer->totals.saved++;
+        writer->account.totals.saved++;
     } else {
-        writer->totals.failed++;
+        writer->account.totals.failed++;
     }
     struct snapshot_slot *slot = job->slot;
     job->slot = NULL;
@@ -333,8 +284,8 @@ static struct job *replace_waiting_job(struct writer *writer) {
         begin_result(&dropped, found);
         add_copier(&dropped, found);
         dropped.dropped = true;
-        add_result_locked(writer, &dropped);
-        writer->totals.skipped++;
+        writer_account_add(&writer->account, &dropped);
+        writer->account.totals.skipped++;
         found->state = JOB_FILLING;
         pthread_cond_broadcast(&writer->idle);
     }
@@ -350,7 +301,7 @@ static struct job *acquire_job(struct writer *writer, bool must) {
     }
     if (must || writer->options.busy == WRITER_BUSY_WAIT) {
         pthread_mutex_lock(&writer->mutex);
-        writer->totals.delayed++;
+        writer->account.totals.delayed++;
         pthread_mutex_unlock(&writer->mutex);
         return take_free_job(writer, snapshot_acquire_wait(writer->pool));
     }
@@ -396,16 +347,6 @@ static enum status fill_job(struct job *job, const struct snapshot_source *sourc
     return copy_metadata(job, request, err);
 }
 
-/* Call with the mutex held. */
-static void record_stall_locked(struct writer *writer, double seconds) {
-    writer->stalls[writer->stall_count % STALLS_KEPT] = seconds;
-    writer->stall_count++;
-    writer->totals.stall_seconds_total += seconds;
-    if (seconds > writer->totals.stall_seconds_max) {
-        writer->totals.stall_seconds_max = seconds;
-    }
-}
-
 /* Has the writer another save to write before this one? */
 static bool is_behind_locked(const struct writer *writer, const struct job *job) {
     for (size_t i = 0; i < SNAPSHOT_SLOTS; i++) {
@@ -419,7 +360,6 @@ static bool is_behind_locked(const struct writer *writer, const struct job *job)
 
 static void enqueue_job(struct writer *writer, struct job *job, double entered) {
     job->id = ++writer->last_id;
-    writer->settle_seconds[job->id % SETTLES_KEPT] = 0.0;
     writer->unsettled = true;
     job->entered_seconds = entered;
     pthread_mutex_lock(&writer->mutex);
@@ -431,7 +371,7 @@ static void enqueue_job(struct writer *writer, struct job *job, double entered) 
     }
     /* Taken here, behind the wake-up, so that a stall contains all that the trainer pays for. */
     job->stall_seconds = clock_monotonic_seconds() - entered;
-    record_stall_locked(writer, job->stall_seconds);
+    writer_account_stall(&writer->account, job->id, job->stall_seconds);
     pthread_mutex_unlock(&writer->mutex);
 }
 
@@ -440,7 +380,7 @@ static void give_up_job(struct writer *writer, struct job *job) {
     struct snapshot_slot *slot = job->slot;
     job->slot = NULL;
     job->state = JOB_FREE;
-    writer->totals.failed++;
+    writer->account.totals.failed++;
     snapshot_release(slot);
     pthread_mutex_unlock(&writer->mutex);
 }
@@ -454,8 +394,8 @@ enum status writer_save(struct writer *writer, const struct snapshot_source *sou
     *outcome = SAVE_SKIPPED;
     struct job *job = acquire_job(writer, request->must);
     pthread_mutex_lock(&writer->mutex);
-    writer->totals.requested++;
-    writer->totals.skipped += job == NULL;
+    writer->account.totals.requested++;
+    writer->account.totals.skipped += job == NULL;
     pthread_mutex_unlock(&writer->mutex);
     if (job == NULL) {
         return STATUS_OK;
@@ -479,17 +419,10 @@ void writer_settle(struct writer *writer) {
     double cpu = clock_thread_cpu_seconds(), begin = clock_monotonic_seconds();
     snapshot_settle(writer->pool);
     double seconds = clock_monotonic_seconds() - begin;
-    writer->settle_seconds[writer->last_id % SETTLES_KEPT] = seconds;
     writer->settled.seconds += seconds;
     writer->settled.cpu_seconds += clock_thread_cpu_seconds() - cpu;
     pthread_mutex_lock(&writer->mutex);
-    double *stall = &writer->stalls[(writer->stall_count - 1) % STALLS_KEPT];
-    *stall += seconds;
-    struct writer_totals *totals = &writer->totals;
-    totals->stall_seconds_total += seconds;
-    if (*stall > totals->stall_seconds_max) {
-        totals->stall_seconds_max = *stall;
-    }
+    writer_account_settle(&writer->account, seconds);
     pthread_mutex_unlock(&writer->mutex);
 }
 
@@ -514,19 +447,19 @@ void writer_drain(struct writer *writer) {
     pthread_mutex_unlock(&writer->mutex);
 }
 
-/* ---- totals ---- */
+/* ---- what became of saves ---- */
+
+bool writer_poll(struct writer *writer, struct save_result *out) {
+    pthread_mutex_lock(&writer->mutex);
+    bool found = writer_account_take(&writer->account, out);
+    pthread_mutex_unlock(&writer->mutex);
+    return found;
+}
 
 struct writer_totals writer_get_totals(struct writer *writer) {
     pthread_mutex_lock(&writer->mutex);
-    struct writer_totals totals = writer->totals;
+    struct writer_totals totals = writer_account_totals(&writer->account);
     pthread_mutex_unlock(&writer->mutex);
-    size_t count = writer->stall_count < STALLS_KEPT ? (size_t)writer->stall_count : STALLS_KEPT;
-    memcpy(writer->stalls_sorted, writer->stalls, count * sizeof writer->stalls[0]);
-    percentile_sort(writer->stalls_sorted, count);
-    if (count > 0) {
-        totals.stall_seconds_p50 = percentile_of(writer->stalls_sorted, count, 50);
-        totals.stall_seconds_p99 = percentile_of(writer->stalls_sorted, count, 99);
-    }
     return totals;
 }
 
@@ -537,11 +470,7 @@ void writer_memory(const struct writer *writer, size_t *pinned_bytes, size_t *de
 /* ---- create and free ---- */
 
 static enum status allocate_buffers(struct writer *writer, struct error *err) {
-    writer->stalls = calloc(STALLS_KEPT, sizeof writer->stalls[0]);
-    writer->stalls_sorted = calloc(STALLS_KEPT, sizeof writer->stalls[0]);
-    writer->results = calloc(WRITER_RESULTS_MAX, sizeof writer->results[0]);
-    bool complete =
-        writer->stalls != NULL && writer->stalls_sorted != NULL && writer->results != NULL;
+    bool complete = true;
     for (size_t i = 0; i < SNAPSHOT_SLOTS && complete; i++) {
         writer->jobs[i].strings = malloc(STRINGS_INITIAL_BYTES);
         writer->jobs[i].strings_capacity = STRINGS_INITIAL_BYTES;
@@ -561,15 +490,9 @@ static enum status create_locks(struct writer *writer, struct error *err) {
     return STATUS_OK;
 }
 
-/* A thread inherits the signal mask, so all signals are blocked while it is made: they go to the
- * threads that wait for them. */
 static enum status start_thread(struct writer *writer, void *(*body)(void *), pthread_t *thread,
                                 bool *has_thread, struct error *err) {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int code = pthread_create(thread, NULL, body, writer);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int code = thread_start(thread, body, writer);
     CHECK(code == 0, err, STATUS_MEMORY, "checkpoint writer: cannot start a thread: %s",
           strerror(code));
     *has_thread = true;
@@ -593,6 +516,7 @@ static enum status init_writer(struct writer *writer, struct backend *be, const 
                                size_t device_bytes, struct error *err) {
     TRY(create_locks(writer, err));
     TRY(allocate_buffers(writer, err));
+    TRY(writer_account_init(&writer->account, err));
     TRY(writer_targets_init(&writer->publisher, &writer->options, err));
     TRY(snapshot_pool_create(be, device_region, device_bytes, writer->options.host_capacity,
                              writer->options.direct, &writer->pool, err));
@@ -643,9 +567,7 @@ void writer_free(struct writer *writer) {
     for (size_t i = 0; i < SNAPSHOT_SLOTS; i++) {
         free(writer->jobs[i].strings);
     }
-    free(writer->results);
-    free(writer->stalls_sorted);
-    free(writer->stalls);
+    writer_account_deinit(&writer->account);
     if (writer->has_listed) {
         pthread_cond_destroy(&writer->listed);
     }

@@ -2,11 +2,11 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
 #include "host/base/text.h"
+#include "host/base/thread.h"
 
 /* The mask of a large machine may need more than the usual 1024 bits. */
 unsigned parallel_processors(void) {
@@ -43,17 +43,13 @@ static void *run_lane(void *context) {
 double parallel_run(unsigned lanes, void (*work)(void *context, unsigned lane), void *context) {
     struct lane others[PARALLEL_LANES_MAX];
     unsigned started = 1, wanted = lanes < PARALLEL_LANES_MAX ? lanes : PARALLEL_LANES_MAX;
-    sigset_t all, before; /* a thread inherits the mask: signals go to those that wait for them */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     for (; started < wanted; started++) {
         struct lane *lane = &others[started];
         *lane = (struct lane){.work = work, .context = context, .index = started};
-        if (pthread_create(&lane->thread, NULL, run_lane, lane) != 0) {
+        if (thread_start(&lane->thread, run_lane, lane) != 0) {
             break;
         }
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     work(context, 0);
     double cpu_seconds = 0;
     for (unsigned i = 1; i < started; i++) {

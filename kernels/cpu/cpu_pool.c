@@ -2,11 +2,12 @@
 
 #include <assert.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "host/base/thread.h"
 
 #if defined(__SSE2__)
 #include <xmmintrin.h>
@@ -174,16 +175,6 @@ uint32_t cpu_pool_threads(const struct cpu_pool *pool) {
 
 /* ---- making ---- */
 
-/* Start worker `index`; it inherits a mask that blocks every signal. */
-static int start_worker(struct cpu_pool *pool, uint32_t index) {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int code = pthread_create(&pool->workers[index], NULL, work, pool);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return code;
-}
-
 enum status cpu_pool_create(uint32_t threads, struct cpu_pool **out, struct error *err) {
     assert(threads > 0);
     struct cpu_pool *pool = calloc(1, sizeof *pool);
@@ -202,7 +193,7 @@ enum status cpu_pool_create(uint32_t threads, struct cpu_pool **out, struct erro
     pthread_cond_init(&pool->start, NULL);
     pthread_cond_init(&pool->finish, NULL);
     for (uint32_t i = 0; i + 1 < threads; i++) {
-        int code = start_worker(pool, i);
+        int code = thread_start(&pool->workers[i], work, pool);
         if (code != 0) {
             cpu_pool_free(pool);
             return error_set(err, STATUS_DEVICE,
