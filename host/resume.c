@@ -67,12 +67,20 @@ static enum status offer_best(const char *directory, struct error *err) {
                            text_escape(path, strlen(path), shown, sizeof shown));
 }
 
+/* With a number, too. */
+static int count_name(void *user, const char *name) {
+    size_t *count = user, size = strlen(name), ending = strlen(STORE_NAME_ENDING);
+    *count +=
+        name[0] != '.' && size > ending && strcmp(name + size - ending, STORE_NAME_ENDING) == 0;
+    return 0;
+}
+
 /* Somebody who takes a going-back back is between two moves, maybe. */
 static void warn_of_superseded(const char *directory) {
     char path[FILE_PATH_CAPACITY];
     size_t count = 0;
     if (file_join_path(path, sizeof path, directory, STORE_SUPERSEDED_DIRECTORY) &&
-        count_checkpoints(path, &count, NULL) == STATUS_OK && count > 0) {
+        file_posix.list(file_posix.context, path, count_name, &count) >= 0 && count > 0) {
         fprintf(
             stderr,
             "Warning: %s holds no checkpoint, but its " STORE_SUPERSEDED_DIRECTORY
@@ -153,6 +161,19 @@ static enum status find_own(const char *asked, const char *directory, char path[
     return STATUS_OK;
 }
 
+/* What was put aside is not from elsewhere: who names it wants it, and not the newest. */
+static enum status refuse_superseded(const char *asked, const char *directory, struct error *err) {
+    char aside[FILE_PATH_CAPACITY], shown[400], shown_directory[400];
+    CHECK(!file_join_path(aside, sizeof aside, directory, STORE_SUPERSEDED_DIRECTORY) ||
+              !loading_lies_in(asked, aside),
+          err, STATUS_INPUT,
+          "--resume %s: only files in %s itself can be gone back to: copy it there, under a name "
+          "that nothing has, and --resume the copy",
+          text_escape(asked, strlen(asked), shown, sizeof shown),
+          text_escape(directory, strlen(directory), shown_directory, sizeof shown_directory));
+    return STATUS_OK;
+}
+
 static bool has_name_of_ring(const char *path, int64_t step) {
     uint64_t named;
     char parent[FILE_PATH_CAPACITY];
@@ -188,6 +209,7 @@ enum status resume_find(const struct options *options, struct store *store, stru
         TRY(load_file(path, out, err));
         out->supersede = true;
     } else if (count > 0) {
+        TRY(refuse_superseded(options->resume, directory, err));
         fprintf(stderr, "%s holds checkpoints of its own: going on from the newest, not from %s\n",
                 directory, options->resume);
         TRY(load_newest(store, out, err));
@@ -228,6 +250,28 @@ static bool is_computed_alike(const struct checkpoint *checkpoint, const struct 
     return kernels == NULL || strcmp(kernels, kernel_path) == 0;
 }
 
+static bool has_other_monitor(const struct option_difference *differences, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(differences[i].name, "monitor") == 0 ||
+            strcmp(differences[i].name, "mode") == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The run may have changed its metric at an earlier start, which was killed before it could move
+ * the best model away: the checkpoint does not tell, the best model does. */
+static bool is_of_other_monitor(const struct checkpoint *best, const struct options *options) {
+    struct option_difference differences[64];
+    size_t count = 0;
+    const char *saved = checkpoint_metadata(best, "options");
+    return saved != NULL &&
+           options_compare(options, saved, strlen(saved), differences,
+                           sizeof differences / sizeof differences[0], &count, NULL) == STATUS_OK &&
+           has_other_monitor(differences, count);
+}
+
 static bool has_same_data(const struct checkpoint *one, const struct run_state *other) {
     struct run_state state = {0};
     bool same = run_state_read(&state, one, NULL) == STATUS_OK &&
@@ -253,6 +297,7 @@ static void look_at_best(struct resume *resume, const struct options *options,
     enum status status = checkpoint_read_file(&file_posix, path, &best, &why);
     if (status == STATUS_OK) {
         resume->best_has_step = best_model_step(best, &resume->best_step);
+        resume->best_of_other_monitor = is_of_other_monitor(best, options);
         status = best_model_compare(path, best, resume->checkpoint, &why);
         bool alike =
             is_computed_alike(best, options, kernel_path) && has_same_data(best, &resume->state);
@@ -284,7 +329,7 @@ static void settle_best(struct resume *resume) {
     if (!resume->best_is_there) {
         return;
     }
-    if (resume->monitor_changed) {
+    if (resume->monitor_changed || resume->best_of_other_monitor) {
         snprintf(text, capacity, "the best model is that of another --monitor or --mode: it %s",
                  moved);
     } else if (again || (resume->best_has_step && !best_is_newer(resume))) {
@@ -402,11 +447,8 @@ enum status resume_check_options(struct resume *resume, const struct options *op
     TRY(loading_check_vocabulary(resume->checkpoint, resume->path, options->vocabulary, err));
     for (size_t i = 0; i < count; i++) {
         TRY(judge(&differences[i], options, err));
-        if (strcmp(differences[i].name, "monitor") == 0 ||
-            strcmp(differences[i].name, "mode") == 0) {
-            resume->monitor_changed = true;
-        }
     }
+    resume->monitor_changed = has_other_monitor(differences, count);
     warn_of_kernels(checkpoint_metadata(resume->checkpoint, "kernel_path"), kernel_path);
     look_at_best(resume, options, kernel_path);
     return STATUS_OK;

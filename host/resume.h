@@ -39,6 +39,7 @@ struct resume {
     bool changed;   /* options, kernels or data: what came after it is not computed again */
     bool best_is_there, best_has_step; /* a file of the best model; its step can be read */
     uint64_t best_step;
+    bool best_of_other_monitor; /* says the file itself */
     const char *supersede_best; /* what to say once the best model was moved away; NULL: it stays */
     bool best_unusable;         /* missing, damaged, another one or moved away */
     char best_text[320];        /* private */

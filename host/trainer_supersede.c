@@ -1,4 +1,3 @@
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,37 +26,15 @@ static bool has_same_tensors(const struct checkpoint *one, const struct checkpoi
     return true;
 }
 
-/* In superseded/, never a plain name, which a later going-back may move a checkpoint to: what is
- * copied there is nowhere else. */
-static enum status free_name(const struct file_table *files, const char *directory, uint64_t step,
-                             char path[FILE_PATH_CAPACITY], struct error *err) {
-    for (unsigned number = 2;; number++) {
-        char name[96];
-        struct file_stat info;
-        snprintf(name, sizeof name, "model.ckpt-%" PRIu64 "-%u.safetensors.zst", step, number);
-        CHECK(file_join_path(path, FILE_PATH_CAPACITY, directory, name), err, STATUS_OUTPUT,
-              "the path of the model directory is too long");
-        int result = files->stat(files->context, path, &info);
-        if (result == -ENOENT) {
-            return STATUS_OK;
-        }
-        CHECK(result >= 0, err, STATUS_IO, "cannot look at %s", text_show(path).text);
-    }
-}
-
 /* A copy, not a move: the directory is never without the checkpoint. */
-static enum status copy_aside(const struct trainer *trainer, const char *path, uint64_t step,
+static enum status copy_aside(const struct trainer *trainer, const char *path, const char *name,
                               struct error *err) {
     const struct file_table *files = trainer->setup.files;
-    char target[FILE_PATH_CAPACITY], copy[FILE_PATH_CAPACITY];
-    CHECK(file_join_path(target, sizeof target, store_directory(trainer->setup.store),
-                         STORE_SUPERSEDED_DIRECTORY),
-          err, STATUS_OUTPUT, "the path of the model directory is too long");
+    char copy[FILE_PATH_CAPACITY];
     uint8_t *bytes;
     size_t size;
     TRY(file_read_all(files, path, CHECKPOINT_FILE_BYTES_MAX, &bytes, &size, err));
-    enum status status = file_make_directories(files, target, err);
-    status = status == STATUS_OK ? free_name(files, target, step, copy, err) : status;
+    enum status status = store_aside_path(trainer->setup.store, name, copy, err);
     status = status == STATUS_OK ? file_publish(files, copy, bytes, size, err) : status;
     free(bytes);
     return status;
@@ -80,7 +57,7 @@ enum status trainer_keep_replaced(struct trainer *trainer, struct error *err) {
     if (same) {
         return STATUS_OK;
     }
-    TRY(copy_aside(trainer, path, (uint64_t)trainer->state.step, err));
+    TRY(copy_aside(trainer, path, name, err));
     progress_message(setup->progress,
                      "%s is not the same as %s: it was copied into " STORE_SUPERSEDED_DIRECTORY
                      "/ and is replaced",

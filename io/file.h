@@ -121,6 +121,9 @@ struct publish {
  * counter, so that two processes never share one. */
 #define PUBLISH_TEMP_PREFIX ".cairn-tmp-"
 
+/* Is that the name of a temporary which this process made, or a dead one that had its pid? */
+bool publish_is_own_temp(const char *name);
+
 /* Open a fresh temporary file beside `final_path` (O_CREAT|O_EXCL|O_CLOEXEC|O_NOFOLLOW, mode 0666
  * under the umask). Afterwards exactly one of publish_commit and publish_abort must be called. On
  * failure neither. All statuses: STATUS_IO, the message names the step that failed and its errno.

@@ -10,7 +10,7 @@
 #include "host/base/text.h"
 
 static const char name_prefix[] = "model.ckpt-";
-static const char name_suffix[] = ".safetensors.zst";
+static const char name_suffix[] = STORE_NAME_ENDING;
 
 enum {
     NAME_PREFIX_BYTES = sizeof name_prefix - 1,

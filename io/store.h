@@ -32,7 +32,8 @@ extern "C" {
 #endif
 
 #define STORE_STATE_FILE "checkpoint"
-#define STORE_BEST_FILE "best.safetensors.zst"
+#define STORE_NAME_ENDING ".safetensors.zst"
+#define STORE_BEST_FILE "best" STORE_NAME_ENDING
 #define STORE_LOCK_FILE ".cairn-lock"
 #define STORE_SUPERSEDED_DIRECTORY "superseded"
 
@@ -116,7 +117,8 @@ struct store_options {
  * written), write our pid and host into the lock file, remove stale temporaries
  * (PUBLISH_TEMP_PREFIX). STATUS_OUTPUT naming pid and host of the other trainer when it is locked,
  * or when the directory cannot be created or written. Where the file system has no locks `warning`
- * (err-like, status STATUS_OK when there is none) says so and the store opens. */
+ * (err-like, status STATUS_OK when there is none) says so and the store opens; then nothing is
+ * written or removed before store_check_owned is asked to claim it. */
 MUST_USE enum status store_open(const struct file_table *files, const char *directory,
                                 const struct store_options *options, struct store **out,
                                 struct error *warning, struct error *err);
@@ -125,24 +127,31 @@ const char *store_directory(const struct store *store);
 
 /* Is the directory still the one that was opened, and ours? STATUS_OUTPUT when it was deleted,
  * moved or replaced (the kernel lock is then on a file that nobody sees), or taken by another
- * trainer; STATUS_IO when that cannot be found out. A lock file that was deleted alone is made and
- * locked anew; where the newest checkpoint is gone with it, the directory is no longer ours. Asked
- * before each file of a save, on the writer's thread; blocking. */
-MUST_USE enum status store_check_owned(struct store *store, struct error *err);
+ * trainer; STATUS_IO when that cannot be found out, or the lock file not be written. One that was
+ * deleted alone is made and locked anew; where the newest checkpoint is gone with it, the directory
+ * is no longer ours. `claims`: a file is to be saved. On a file system without locks the first to
+ * ask so claims the directory, takes it from who had claimed it before, and removes stale
+ * temporaries. Asked before each file of a save, on the writer's thread, and without a claim before
+ * a restore; blocking. */
+MUST_USE enum status store_check_owned(struct store *store, bool claims, struct error *err);
 
 /* The retention must not delete this step until a newer one is committed (the one resumed from). */
 void store_protect(struct store *store, uint64_t step);
 
-/* Move every checkpoint of the ring newer than `step` into superseded/ (an older file of that name
- * there is replaced), the newest first, each rename made durable. Before that superseded/ is made
- * and the state file rewritten: when one of these fails nothing was moved. Before training starts.
- */
+/* The path in superseded/, which is made if it is not there, that `name` (of the ring, or that of
+ * the best model) gets when it is put there: its own name or, where something has that, one with a
+ * number, "best-2.safetensors.zst". So nothing there is ever replaced. Blocking. */
+MUST_USE enum status store_aside_path(const struct store *store, const char *name,
+                                      char path[FILE_PATH_CAPACITY], struct error *err);
+
+/* Move every checkpoint of the ring newer than `step` into superseded/, the newest first, each
+ * rename made durable. Before that superseded/ is made and the state file rewritten: when one of
+ * these fails nothing was moved. Before training starts. */
 MUST_USE enum status store_supersede_newer(struct store *store, uint64_t step, struct error *err);
 
-/* Move the best model into superseded/ as well, under its own name or, where that is taken, one
- * with a number: unlike a checkpoint of the ring it cannot be trained again from one that is older.
- * After the others, which can be refused; of one that an interruption leaves the next start knows
- * whether it is of another course (host/resume.c). There being none is fine. */
+/* Move the best model into superseded/ as well. After the others, which can be refused; of one that
+ * an interruption leaves the next start knows whether it is of another course (host/resume.c).
+ * There being none is fine. */
 MUST_USE enum status store_supersede_best(struct store *store, struct error *err);
 
 /* A checkpoint of `step` has become durable under its name: rewrite the state file (publish), then

@@ -60,14 +60,16 @@ static void describe_owner(struct store_lock *lock) {
     snprintf(lock->owner, sizeof lock->owner, "pid %ld on host %s\n", (long)getpid(), host);
 }
 
+/* `refused` here and below: the status where the system refuses. Of a start STATUS_OUTPUT; of a save
+ * STATUS_IO, as the next one may have what lacked this time, and the directory is still ours. */
 static enum status write_owner(const struct file_table *files, struct store_lock *lock,
-                               const char *path, struct error *err) {
+                               const char *path, enum status refused, struct error *err) {
     int result = files->truncate(files->context, lock->fd, 0);
     if (result < 0) {
-        return lock_error(STATUS_OUTPUT, "write", path, result, err);
+        return lock_error(refused, "write", path, result, err);
     }
     if (file_write_all(files, lock->fd, path, lock->owner, strlen(lock->owner), err) != STATUS_OK) {
-        return error_prefix(err, STATUS_OUTPUT, "cannot use the model directory");
+        return error_prefix(err, refused, "cannot use the model directory");
     }
     lock->is_claimed = true;
     return STATUS_OK;
@@ -75,8 +77,8 @@ static enum status write_owner(const struct file_table *files, struct store_lock
 
 /* Lock the descriptor. */
 static enum status lock_descriptor(const struct file_table *files, const char *directory,
-                                   struct store_lock *lock, const char *path, struct error *warning,
-                                   struct error *err) {
+                                   struct store_lock *lock, const char *path, enum status refused,
+                                   struct error *warning, struct error *err) {
     int result = files->lock(files->context, lock->fd);
     lock->is_held = result >= 0;
     lock->is_claimed = false;
@@ -91,8 +93,8 @@ static enum status lock_descriptor(const struct file_table *files, const char *d
                   text_escape(directory, strlen(directory), shown, sizeof shown));
         return STATUS_OK; /* who is refused later must not have claimed it */
     }
-    return result < 0 ? lock_error(STATUS_OUTPUT, "lock", path, result, err)
-                      : write_owner(files, lock, path, err);
+    return result < 0 ? lock_error(refused, "lock", path, result, err)
+                      : write_owner(files, lock, path, refused, err);
 }
 
 static enum status lock_path(const char *directory, char path[FILE_PATH_CAPACITY],
@@ -110,15 +112,16 @@ static void close_file(const struct file_table *files, int *fd) {
 }
 
 static enum status take_file(const struct file_table *files, const char *directory,
-                             struct store_lock *lock, struct error *warning, struct error *err) {
+                             struct store_lock *lock, enum status refused, struct error *warning,
+                             struct error *err) {
     char path[FILE_PATH_CAPACITY];
     TRY(lock_path(directory, path, err));
     int opened = files->open(files->context, path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (opened < 0) {
-        return lock_error(STATUS_OUTPUT, "open the lock file", path, opened, err);
+        return lock_error(refused, "open the lock file", path, opened, err);
     }
     lock->fd = opened;
-    enum status status = lock_descriptor(files, directory, lock, path, warning, err);
+    enum status status = lock_descriptor(files, directory, lock, path, refused, warning, err);
     if (status != STATUS_OK) {
         close_file(files, &lock->fd);
     }
@@ -129,7 +132,7 @@ enum status store_lock_take(const struct file_table *files, const char *director
                             struct store_lock *out, struct error *warning, struct error *err) {
     *out = STORE_LOCK_NONE;
     describe_owner(out);
-    TRY(take_file(files, directory, out, warning, err));
+    TRY(take_file(files, directory, out, STATUS_OUTPUT, warning, err));
     int opened = files->open(files->context, directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     if (opened < 0) {
         store_lock_release(files, out);
@@ -176,7 +179,7 @@ static enum status check_directory(const struct file_table *files, const char *d
 static enum status check_claim(const struct file_table *files, const char *directory,
                                struct store_lock *lock, const char *path, struct error *err) {
     if (!lock->is_claimed) {
-        return write_owner(files, lock, path, err);
+        return write_owner(files, lock, path, STATUS_IO, err);
     }
     char owner[STORE_LOCK_OWNER_CAPACITY], shown_owner[STORE_LOCK_OWNER_CAPACITY];
     char shown[SHOWN_PATH_CAPACITY];
@@ -200,7 +203,8 @@ static enum status check_claim(const struct file_table *files, const char *direc
 }
 
 enum status store_lock_check(const struct file_table *files, const char *directory,
-                             struct store_lock *lock, bool *is_new, struct error *err) {
+                             struct store_lock *lock, bool claims, bool *is_new,
+                             struct error *err) {
     char path[FILE_PATH_CAPACITY];
     bool same;
     *is_new = false;
@@ -209,10 +213,12 @@ enum status store_lock_check(const struct file_table *files, const char *directo
     if (!same) {
         TRY(check_directory(files, directory, lock, err));
         close_file(files, &lock->fd);
-        TRY(take_file(files, directory, lock, NULL, err));
+        TRY(take_file(files, directory, lock, STATUS_IO, NULL, err));
         *is_new = true;
     }
-    return lock->is_held ? STATUS_OK : check_claim(files, directory, lock, path, err);
+    return lock->is_held || !(claims || lock->is_claimed)
+               ? STATUS_OK
+               : check_claim(files, directory, lock, path, err);
 }
 
 void store_lock_release(const struct file_table *files, struct store_lock *lock) {

@@ -43,10 +43,12 @@ MUST_USE enum status store_lock_take(const struct file_table *files, const char 
                                      struct error *err);
 
 /* STATUS_OUTPUT when another directory, or none, has the name of the one that was opened, or when
- * another trainer has the lock; STATUS_IO when that cannot be found out. A lock file that was
- * deleted or replaced alone (a backup that was put back) is locked anew: then *is_new is set. */
+ * another trainer has the lock; STATUS_IO when that cannot be found out, or the lock file not be
+ * written. One that was deleted or replaced alone (a backup that was put back) is locked anew: then
+ * *is_new is set. `claims`: without a kernel lock the first to ask so writes itself in. */
 MUST_USE enum status store_lock_check(const struct file_table *files, const char *directory,
-                                      struct store_lock *lock, bool *is_new, struct error *err);
+                                      struct store_lock *lock, bool claims, bool *is_new,
+                                      struct error *err);
 
 /* One that was not taken is fine: STORE_LOCK_NONE. */
 void store_lock_release(const struct file_table *files, struct store_lock *lock);

@@ -84,7 +84,7 @@ static enum status remove_temporary(const struct file_table *files, const char *
 }
 
 static enum status remove_temporaries(const struct file_table *files, const char *directory,
-                                      struct error *err) {
+                                      bool own, struct error *err) {
     struct text names = {0};
     enum status status = STATUS_OK;
     int result = files->list(files->context, directory, collect_temporary, &names);
@@ -94,22 +94,25 @@ static enum status remove_temporaries(const struct file_table *files, const char
         status = error_set(err, STATUS_MEMORY, "out of memory for the list of temporary files");
     }
     for (size_t at = 0; at < names.size && status == STATUS_OK;) {
-        status = remove_temporary(files, directory, names.bytes + at, err);
+        if (own || !publish_is_own_temp(names.bytes + at)) {
+            status = remove_temporary(files, directory, names.bytes + at, err);
+        }
         at += strlen(names.bytes + at) + 1;
     }
     text_free(&names);
     return status;
 }
 
-/* What a kill left beside checkpoints, and beside those that a going-back put aside. */
-static enum status remove_all_temporaries(const struct store *store, struct error *err) {
+/* What a kill left beside checkpoints, and beside those that a going-back put aside. `own`: also
+ * those whose name has our pid. */
+static enum status remove_all_temporaries(const struct store *store, bool own, struct error *err) {
     char superseded[FILE_PATH_CAPACITY];
     struct file_stat st;
-    TRY(remove_temporaries(store->files, store->directory, err));
+    TRY(remove_temporaries(store->files, store->directory, own, err));
     TRY(store_path(store, STORE_SUPERSEDED_DIRECTORY, superseded, err));
     bool is_there = store->files->stat(store->files->context, superseded, &st) >= 0;
     if (is_there && st.is_directory) { /* what cannot be tidied there is in nobody's way */
-        enum status ignored = remove_temporaries(store->files, superseded, NULL);
+        enum status ignored = remove_temporaries(store->files, superseded, own, NULL);
         (void)ignored;
     }
     return STATUS_OK;
@@ -195,7 +198,9 @@ static enum status sync_way(const struct store *store, struct error *err) {
 static enum status open_directory(struct store *store, struct error *warning, struct error *err) {
     TRY(file_make_directories(store->files, store->directory, err));
     TRY(store_lock_take(store->files, store->directory, &store->lock, warning, err));
-    TRY(remove_all_temporaries(store, err));
+    if (store->lock.is_held) {
+        TRY(remove_all_temporaries(store, true, err));
+    }
     TRY(read_hints(store, err));
     struct store_list list;
     TRY(store_scan(store->files, store->directory, &list, err));
@@ -257,13 +262,19 @@ static bool is_emptied(const struct store *store) {
              now.inode == store->newest.inode);
 }
 
-enum status store_check_owned(struct store *store, struct error *err) {
+enum status store_check_owned(struct store *store, bool claims, struct error *err) {
     if (!store->is_lost) {
-        bool is_new;
-        TRY(store_lock_check(store->files, store->directory, &store->lock, &is_new, err));
+        bool is_new, was_claimed = store->lock.is_claimed;
+        TRY(store_lock_check(store->files, store->directory, &store->lock, claims, &is_new, err));
         store->is_lost = is_new && is_emptied(store);
         if (store->is_lost) {
             store_lock_release(store->files, &store->lock);
+        } else if (!store->lock.is_held && store->lock.is_claimed && !was_claimed) {
+            /* Until now one of them might have been another trainer's, in the middle of a save. Of
+             * ours the trainer's thread may be writing a log; what cannot be removed is in nobody's
+             * way. */
+            enum status ignored = remove_all_temporaries(store, false, NULL);
+            (void)ignored;
         }
     }
     char shown[SHOWN_PATH_CAPACITY];
@@ -328,20 +339,65 @@ done:
 
 /* ---- superseding ---- */
 
-/* Durable under its new name before the old name may vanish for good. */
-static enum status move_away(const struct store *store, const char *target_directory,
-                             const char *name, const char *new_name, struct error *err) {
-    const struct file_table *files = store->files;
-    char from[FILE_PATH_CAPACITY], to[FILE_PATH_CAPACITY];
-    TRY(store_path(store, name, from, err));
-    CHECK(file_join_path(to, sizeof to, target_directory, new_name), err, STATUS_OUTPUT,
+static enum status make_aside(const struct store *store, char directory[FILE_PATH_CAPACITY],
+                              struct error *err) {
+    TRY(store_path(store, STORE_SUPERSEDED_DIRECTORY, directory, err));
+    return file_make_directories(store->files, directory, err);
+}
+
+struct name_search {
+    const char *name;
+    bool found;
+};
+
+static int compare_name(void *user, const char *name) {
+    struct name_search *search = user;
+    search->found = strcmp(name, search->name) == 0;
+    return search->found ? 1 : 0;
+}
+
+/* Listed, not looked at: a link that leads nowhere just now has its name, too. */
+static enum status has_name(const struct store *store, const char *directory, const char *name,
+                            bool *has, struct error *err) {
+    struct name_search search = {.name = name};
+    int result = store->files->list(store->files->context, directory, compare_name, &search);
+    *has = search.found;
+    return result < 0 ? store_error(STATUS_IO, "list", directory, result, err) : STATUS_OK;
+}
+
+enum status store_aside_path(const struct store *store, const char *name,
+                             char path[FILE_PATH_CAPACITY], struct error *err) {
+    char directory[FILE_PATH_CAPACITY], free_name[96];
+    assert(strlen(name) > strlen(STORE_NAME_ENDING) && strlen(name) < 64);
+    const int stem = (int)(strlen(name) - strlen(STORE_NAME_ENDING));
+    TRY(make_aside(store, directory, err));
+    snprintf(free_name, sizeof free_name, "%s", name);
+    for (unsigned number = 2;; number++) {
+        bool taken;
+        TRY(has_name(store, directory, free_name, &taken, err));
+        if (!taken) {
+            break;
+        }
+        snprintf(free_name, sizeof free_name, "%.*s-%u%s", stem, name, number, name + stem);
+    }
+    CHECK(file_join_path(path, FILE_PATH_CAPACITY, directory, free_name), err, STATUS_OUTPUT,
           "the path of the model directory is too long");
+    return STATUS_OK;
+}
+
+/* Durable under its new name before the old name may vanish for good. */
+static enum status move_away(const struct store *store, const char *name, struct error *err) {
+    const struct file_table *files = store->files;
+    char from[FILE_PATH_CAPACITY], to[FILE_PATH_CAPACITY], aside[FILE_PATH_CAPACITY];
+    TRY(store_path(store, name, from, err));
+    TRY(store_aside_path(store, name, to, err));
+    TRY(store_path(store, STORE_SUPERSEDED_DIRECTORY, aside, err));
     int result = files->rename(files->context, from, to);
     if (result < 0) {
         return store_error(STATUS_IO, "move into " STORE_SUPERSEDED_DIRECTORY "/:", from, result,
                            err);
     }
-    result = file_sync_directory(files, target_directory);
+    result = file_sync_directory(files, aside);
     if (result == 0) {
         result = file_sync_directory(files, store->directory);
     }
@@ -373,14 +429,13 @@ static enum status supersede_list(struct store *store, const struct store_list *
     if (kept == list->count) {
         return STATUS_OK;
     }
-    char target[FILE_PATH_CAPACITY];
-    TRY(store_path(store, STORE_SUPERSEDED_DIRECTORY, target, err));
-    TRY(file_make_directories(store->files, target, err));
+    char aside[FILE_PATH_CAPACITY];
+    TRY(make_aside(store, aside, err));
     TRY(kept == 0 ? remove_state(store, err)
                   : publish_state(store, list->entries, kept,
                                   list->entries[kept - 1].modified_seconds, err));
     for (size_t i = list->count; i-- > kept;) {
-        TRY(move_away(store, target, list->entries[i].name, list->entries[i].name, err));
+        TRY(move_away(store, list->entries[i].name, err));
     }
     return STATUS_OK;
 }
@@ -393,28 +448,8 @@ enum status store_supersede_newer(struct store *store, uint64_t step, struct err
     return status;
 }
 
-/* "best.safetensors.zst", "best-2.safetensors.zst", ...: the first that nothing has. */
-static enum status free_best_name(const struct store *store, const char *directory, char *out,
-                                  size_t capacity, struct error *err) {
-    char path[FILE_PATH_CAPACITY];
-    struct file_stat st;
-    snprintf(out, capacity, "%s", STORE_BEST_FILE);
-    for (unsigned number = 2;; number++) {
-        CHECK(file_join_path(path, sizeof path, directory, out), err, STATUS_OUTPUT,
-              "the path of the model directory is too long");
-        int result = store->files->stat(store->files->context, path, &st);
-        if (result == -ENOENT) {
-            return STATUS_OK;
-        }
-        if (result < 0) {
-            return store_error(STATUS_IO, "look at", path, result, err);
-        }
-        snprintf(out, capacity, "best-%u.safetensors.zst", number);
-    }
-}
-
 enum status store_supersede_best(struct store *store, struct error *err) {
-    char target[FILE_PATH_CAPACITY], best[FILE_PATH_CAPACITY], name[64];
+    char best[FILE_PATH_CAPACITY];
     struct file_stat st;
     TRY(store_path(store, STORE_BEST_FILE, best, err));
     int result = store->files->stat(store->files->context, best, &st);
@@ -424,10 +459,7 @@ enum status store_supersede_best(struct store *store, struct error *err) {
     if (result < 0) {
         return store_error(STATUS_IO, "look at", best, result, err);
     }
-    TRY(store_path(store, STORE_SUPERSEDED_DIRECTORY, target, err));
-    TRY(file_make_directories(store->files, target, err));
-    TRY(free_best_name(store, target, name, sizeof name, err));
-    return move_away(store, target, STORE_BEST_FILE, name, err);
+    return move_away(store, STORE_BEST_FILE, err);
 }
 
 /* ---- retention ---- */

@@ -112,7 +112,7 @@ static enum status write_target(struct writer_targets *targets, const struct sna
     job.tensor_count = select_tensors(targets, slot, target->weights_only);
     result->raw_bytes = total_bytes(targets->tensors, job.tensor_count);
     if (targets->store != NULL) {
-        TRY(store_check_owned(targets->store, err));
+        TRY(store_check_owned(targets->store, true, err));
     }
     TRY(publish_tensors(targets, target->path, &job, result, err));
     result->targets_published++;

@@ -349,10 +349,11 @@ static void add_event(struct cairn_checkpoint *handle, const struct save_result 
 
 /* How far the save came is in the message, for the event as for the callback. */
 static void note_failure(struct cairn_checkpoint *handle, const struct save_result *result) {
-    const char *what = result->targets_published == 0
-                           ? "was not saved"
-                           : "is durable, but the state file or the deletion of old checkpoints "
-                             "failed";
+    const char *what = result->targets_published > 0
+                           ? "is durable, but the state file or the deletion of old checkpoints "
+                             "failed"
+                       : result->is_renamed ? "is there, but not known to be durable"
+                                            : "was not saved";
     error_set(&handle->failure, result->status, "the checkpoint of step %llu %s: %s",
               (unsigned long long)result->step, what, result->message);
 }

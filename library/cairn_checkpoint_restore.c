@@ -206,7 +206,7 @@ static void tell_damage(void *context, const char *path, const char *reason) {
 /* Open made the directory and locked it: without it "no checkpoint" would be no fresh start but
  * everything lost. */
 static enum status check_directory(const struct cairn_checkpoint *handle, struct error *err) {
-    return handle->store == NULL ? STATUS_OK : store_check_owned(handle->store, err);
+    return handle->store == NULL ? STATUS_OK : store_check_owned(handle->store, false, err);
 }
 
 static enum status restore(struct cairn_checkpoint *handle, bool *found, uint64_t *step,

@@ -257,6 +257,24 @@ TEST_F(BestModel, OfAnotherMonitorIsMovedAway) {
     EXPECT_FALSE(exists(aside("best-2.safetensors.zst")));
 }
 
+// Killed between the save that begins with the other metric and the move: to the next start the
+// checkpoint is of the same metric, and the best model no newer than it.
+TEST_F(BestModel, OfAnotherMonitorIsMovedAwayAlsoAfterAKillBeforeTheMove) {
+    const std::string named = model() + "/mine.zst", bytes = read_file(best());
+    std::filesystem::copy_file(checkpoint_path(model(), 16), named);
+    const std::vector<std::string> other = {"--monitor", "val_accuracy"};
+    Outcome outcome = train(other + std::vector<std::string>{"--resume", named});
+    EXPECT_EXIT_CODE(outcome, 0);
+    ASSERT_EQ(read_file(aside("best.safetensors.zst")), bytes);
+    std::filesystem::rename(aside("best.safetensors.zst"), best()); // not moved yet
+
+    outcome = train(other + std::vector<std::string>{"--epochs", "3"});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_SAYS(outcome, "the best model is that of another --monitor or --mode: it was moved");
+    EXPECT_EQ(step_of(best()), "24");
+    EXPECT_EQ(read_file(aside("best.safetensors.zst")), bytes);
+}
+
 // Patience belongs to a metric: what stopped under one goes on under another.
 TEST_F(BestModel, AnEarlyStopIsForgottenWithItsMonitor) {
     std::filesystem::remove_all(model());

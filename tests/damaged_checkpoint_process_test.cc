@@ -135,6 +135,45 @@ TEST_F(Damaged, ResumeFromAnOlderOneSupersedesNewer) {
     EXPECT_EQ(checkpoint_difference(reference, checkpoint_path(model(), 16)), "");
 }
 
+// As a batch queue does that runs the same command again: the first course is nowhere else.
+TEST_F(Damaged, GoingBackAgainReplacesNothingThatWasMovedBefore) {
+    const std::string aside = model() + "/superseded/",
+                      first = read_file(checkpoint_path(model(), 16));
+    const std::vector<std::string> back = {
+        "--save-checkpoints-steps", "4", "--learning-rate", "3e-2", "--resume",
+        checkpoint_path(model(), 8)};
+    EXPECT_EXIT_CODE(train(back), 0);
+    const std::string second = read_file(checkpoint_path(model(), 16));
+    ASSERT_NE(second, first);
+    EXPECT_EXIT_CODE(train(back), 0);
+    EXPECT_EQ(read_file(aside + base(16)), first);
+    EXPECT_EQ(read_file(aside + "model.ckpt-16-2.safetensors.zst"), second);
+}
+
+// Who names it wants it: to go on from the newest instead is no answer.
+TEST_F(Damaged, GoingBackToWhatWasPutAsideIsRefusedAndSaysHow) {
+    const std::string aside = model() + "/superseded/" + base(16), mine = model() + "/mine.zst";
+    EXPECT_EXIT_CODE(train({"--save-checkpoints-steps", "4", "--learning-rate", "3e-2", "--resume",
+                            checkpoint_path(model(), 8)}),
+                     0);
+    const auto before = ring();
+    Outcome outcome = train({"--epochs", "3", "--resume", aside});
+    EXPECT_EXIT_CODE(outcome, 66);
+    EXPECT_SAYS(outcome, "copy it there, under a name that nothing has");
+    EXPECT_EQ(ring(), before);
+    std::filesystem::copy_file(aside, mine);
+    EXPECT_EXIT_CODE(train({"--max-steps", "16", "--resume", mine}), 0);
+    EXPECT_EQ(checkpoint_difference(checkpoint_path(model(), 16), mine), "");
+    // In a directory that has none it is as good as any other file.
+    const std::string fresh = dir_.file("fresh");
+    std::filesystem::create_directories(fresh + "/superseded");
+    std::filesystem::copy_file(mine, fresh + "/superseded/" + base(16));
+    outcome = train(
+        {"--model-dir", fresh, "--epochs", "3", "--resume", fresh + "/superseded/" + base(16)});
+    EXPECT_EXIT_CODE(outcome, 0);
+    EXPECT_EQ(checkpoint_steps(fresh).back(), 24u);
+}
+
 // Where they cannot be moved aside, or the state file cannot be rewritten, all of them stay, and the
 // same command does it once that is mended.
 TEST_F(Damaged, GoingBackThatIsRefusedMovesNoCheckpoint) {
@@ -207,6 +246,8 @@ TEST_F(Damaged, AFreshStartBesideSupersededOnesIsNotSilent) {
         std::filesystem::rename(model() + "/" + file.first, model() + "/superseded/" + file.first);
     }
     std::filesystem::remove(model() + "/best.safetensors.zst");
+    std::filesystem::rename(model() + "/superseded/" + base(0),
+                            model() + "/superseded/model.ckpt-0-2.safetensors.zst");
     Outcome outcome = train({"--max-steps", "2"});
     EXPECT_EXIT_CODE(outcome, 0);
     EXPECT_SAYS(outcome, "superseded/ holds 5: this is a new run");

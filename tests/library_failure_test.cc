@@ -107,6 +107,28 @@ TEST(LibraryFailure, AFileSystemWithoutLocksIsAWarning) {
     EXPECT_NE(trainer.told.errors[0].message[0], '\0');
 }
 
+// One that is started beside a living one, to look or by mistake, takes nothing from it before it
+// saves.
+TEST(LibraryFailure, WithoutLocksARestoreClaimsNothing) {
+    MemoryFiles disk;
+    disk.set_lock_error(-ENOSYS);
+    const std::string lock = kRun + "/.cairn-lock";
+    Trainer first(&disk), second(&disk);
+    first.start();
+    first.save_step(10);
+    ASSERT_NE(disk.get(lock), "");
+    const std::string temporary = kRun + "/.cairn-tmp-model.ckpt-20.safetensors.zst.7.0";
+    disk.put(temporary, "half");
+    disk.put(lock, "");
+    second.start();
+    EXPECT_TRUE(second.found);
+    EXPECT_EQ(disk.get(lock), "");
+    EXPECT_TRUE(disk.exists(temporary));
+    second.save_step(20);
+    EXPECT_NE(disk.get(lock), "");
+    EXPECT_FALSE(disk.exists(temporary));
+}
+
 // ---- damage ----
 
 TEST(LibraryFailure, ADamagedCheckpointIsToldAndTheOneBeforeItIsUsed) {
@@ -303,6 +325,25 @@ TEST(LibraryFailure, AFailureBehindADurableCheckpointSaysSo) {
     EXPECT_STREQ(event->error.message, trainer.told.errors[0].message);
     trainer.files.heal();
     EXPECT_EQ(ring_steps(disk), std::vector<uint64_t>{2});
+}
+
+// Renamed, but the name is not known to be on the disk: a restart finds it, a power cut may lose it.
+TEST(LibraryFailure, ASaveThatIsThereButMayBeLostIsNotCalledUnsaved) {
+    MemoryFiles disk;
+    Trainer trainer(&disk);
+    trainer.start();
+    trainer.save_step(1);
+    trainer.files.fail_where([](FileCall call, const std::string &path,
+                                bool) { return call == FileCall::Fsync && path == kRun; },
+                             EIO);
+    trainer.train_to(2);
+    ASSERT_EQ(trainer.save(), CAIRN_OK);
+    EXPECT_EQ(trainer.wait(), CAIRN_ERROR_IO);
+    EXPECT_TRUE(trainer.message_has("step 2 is there, but not known to be durable"))
+        << trainer.error.message;
+    EXPECT_TRUE(disk.exists(checkpoint_path(2)));
+    trainer.files.heal();
+    trainer.save_step(3);
 }
 
 TEST(LibraryFailure, StopMakesLaterSavesFail) {

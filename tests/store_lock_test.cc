@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <string>
@@ -33,7 +34,7 @@ Store open_at(const struct file_table *files, const std::string &directory, enum
 
 void expect_owned(const Store &store, enum status expected, const std::string &part = "") {
     struct error err = {};
-    EXPECT_EQ(store_check_owned(store.get(), &err), expected) << err.message;
+    EXPECT_EQ(store_check_owned(store.get(), true, &err), expected) << err.message;
     if (expected != STATUS_OK) {
         EXPECT_NE(strstr(err.message, part.c_str()), nullptr) << err.message;
     }
@@ -121,6 +122,19 @@ TEST(StoreLock, ALockFileThatWasDeletedOrReplacedAloneIsLockedAnew) {
         }
         EXPECT_EQ(disk.open_descriptors(), 0u);
     }
+}
+
+TEST(StoreLock, ALockFileThatCannotBeMadeAnewIsTriedAgain) {
+    MemoryFiles disk;
+    FaultyFiles files(disk.table());
+    Store store = open_at(files.table(), kRun, STATUS_OK);
+    disk.remove(kLock);
+    files.fail_where([](FileCall made, const std::string &path,
+                        bool) { return made == FileCall::Open && path == kLock; },
+                     EMFILE);
+    expect_owned(store, STATUS_IO, "EMFILE");
+    files.heal();
+    expect_owned(store, STATUS_OK);
 }
 
 TEST(StoreLock, ALockThatAnotherTookMeanwhileIsTheOthersUntilItEnds) {
@@ -239,6 +253,41 @@ TEST_F(Lockless, WhoNeverSavesTakesNothing) {
     open_at(disk.table(), kRun, STATUS_OK);
     EXPECT_EQ(disk.get(kLock), owner);
     expect_owned(first, STATUS_OK);
+
+    empty_in_place(disk, kLock); // of another process the text would differ
+    Store restored = open_at(disk.table(), kRun, STATUS_OK);
+    EXPECT_EQ(store_check_owned(restored.get(), false, nullptr), STATUS_OK);
+    EXPECT_EQ(disk.get(kLock), "");
+}
+
+// Who is in the middle of a save has a temporary, which looks like one that a kill left.
+TEST_F(Lockless, TemporariesAreRemovedByWhoClaimsTheDirectory) {
+    const std::string theirs = kRun + "/.cairn-tmp-model.ckpt-8.safetensors.zst.7.0";
+    const std::string ours = kRun + "/.cairn-tmp-history.csv." + std::to_string(getpid()) + ".0";
+    Store first = open_at(disk.table(), kRun, STATUS_OK);
+    expect_owned(first, STATUS_OK);
+    disk.put(theirs, "half");
+    disk.put(ours, "half");
+    Store second = open_at(disk.table(), kRun, STATUS_OK);
+    EXPECT_EQ(store_check_owned(second.get(), false, nullptr), STATUS_OK);
+    EXPECT_TRUE(disk.exists(theirs));
+    expect_owned(second, STATUS_OK);
+    EXPECT_FALSE(disk.exists(theirs));
+    EXPECT_TRUE(disk.exists(ours)) << "a log that another thread of this process is writing";
+    disk.put(theirs, "half");
+    expect_owned(second, STATUS_OK);
+    EXPECT_TRUE(disk.exists(theirs)) << "once is enough";
+}
+
+// The directory is still ours: the next save tries again.
+TEST_F(Lockless, AClaimThatCannotBeWrittenIsTriedAgain) {
+    FaultyFiles files(disk.table());
+    Store store = open_at(files.table(), kRun, STATUS_OK);
+    files.fail_where(
+        [](FileCall made, const std::string &, bool) { return made == FileCall::Write; }, ENOSPC);
+    expect_owned(store, STATUS_IO, "ENOSPC");
+    files.heal();
+    expect_owned(store, STATUS_OK);
 }
 
 TEST_F(Lockless, OfTwoTheOneThatBeganToSaveLastGoesOn) {

@@ -3,10 +3,13 @@
 #include <gtest/gtest.h>
 #include <string.h>
 
+#include <filesystem>
+
 #include "io/store.h"
 #include "tests/support/faulty_files.h"
 #include "tests/support/memory_files.h"
 #include "tests/support/ring.h"
+#include "tests/support/temporary_directory.h"
 
 namespace {
 
@@ -15,13 +18,21 @@ constexpr double kStart = 1.7e9;
 
 const std::string kAside = kRun + "/superseded";
 
+// Where a checkpoint of prepare_superseding is once it was moved: nothing there is replaced.
+std::string moved_path(uint64_t step) {
+    return step == 40 ? kAside + "/model.ckpt-40-2.safetensors.zst"
+                      : kAside + "/" + checkpoint_name(step);
+}
+
+constexpr const char *kOlder = "an older one of that name";
+
 // 10 to 50 are there; 40 was superseded once before.
 void prepare_superseding(MemoryFiles &disk) {
     Store store = open_store(disk.table(), 0);
     for (uint64_t step : {10, 20, 30, 40, 50}) {
         commit_at(disk, store, step, kStart + static_cast<double>(step));
     }
-    disk.put(kAside + "/" + checkpoint_name(40), "an older one of that name");
+    disk.put(kAside + "/" + checkpoint_name(40), kOlder);
     disk.forget_log();
 }
 
@@ -32,8 +43,10 @@ TEST(Supersede, MovesTheNewerOnesAndRewritesTheStateFile) {
     struct error err;
     ASSERT_EQ(store_supersede_newer(store.get(), 30, &err), STATUS_OK) << err.message;
     EXPECT_EQ(ring_steps(disk), (Steps{10, 20, 30}));
-    EXPECT_EQ(ring_steps(disk, kAside), (Steps{40, 50}));
-    EXPECT_EQ(disk.get(kAside + "/" + checkpoint_name(40)), "checkpoint 40");
+    EXPECT_EQ(ring_steps(disk, kAside), (Steps{40, 40, 50})); // with and without a number
+    EXPECT_EQ(disk.get(kAside + "/" + checkpoint_name(40)), kOlder);
+    EXPECT_EQ(disk.get(moved_path(40)), "checkpoint 40");
+    EXPECT_EQ(disk.get(moved_path(50)), "checkpoint 50");
     EXPECT_EQ(listed_steps(state_text(disk)), (Steps{10, 20, 30}));
     EXPECT_NE(state_text(disk).find("timestamps: 1700000030\n"), std::string::npos);
     commit_at(disk, store, 35, kStart + 100);
@@ -57,7 +70,7 @@ TEST(Supersede, OfTheWholeRingLeavesNoStateFile) {
     struct error err;
     ASSERT_EQ(store_supersede_newer(store.get(), 9, &err), STATUS_OK);
     EXPECT_TRUE(ring_steps(disk).empty());
-    EXPECT_EQ(ring_steps(disk, kAside), (Steps{10, 20, 30, 40, 50}));
+    EXPECT_EQ(ring_steps(disk, kAside), (Steps{10, 20, 30, 40, 40, 50}));
     EXPECT_EQ(state_text(disk), "(none)");
     disk.crashes_at(disk.op_count(), [&](const std::string &what, MemoryFiles &left) {
         EXPECT_TRUE(ring_steps(left).empty()) << what; // none of them comes back
@@ -75,14 +88,16 @@ TEST(Supersede, APowerCutLosesNoCheckpoint) {
         for (uint64_t step : {10, 20, 30, 40, 50}) {
             std::string bytes = "checkpoint " + std::to_string(step);
             EXPECT_TRUE(left.get(checkpoint_path(step)) == bytes ||
-                        left.get(kAside + "/" + checkpoint_name(step)) == bytes)
+                        left.get(moved_path(step)) == bytes)
                 << step << " " << what;
         }
+        EXPECT_EQ(left.get(kAside + "/" + checkpoint_name(40)), kOlder) << what;
     });
     EXPECT_GT(disks, 10u);
     disk.crashes_at(disk.op_count(), [&](const std::string &what, MemoryFiles &left) {
         EXPECT_EQ(ring_steps(left), (Steps{10, 20})) << what;
-        EXPECT_EQ(ring_steps(left, kAside), (Steps{30, 40, 50})) << what;
+        EXPECT_EQ(ring_steps(left, kAside), (Steps{30, 40, 40, 50})) << what;
+        EXPECT_TRUE(left.exists(moved_path(40))) << what;
     });
 }
 
@@ -117,7 +132,10 @@ TEST(Supersede, EveryCallThatFails) {
         }
         ASSERT_EQ(store_supersede_newer(store.get(), 30, &err), STATUS_OK) << err.message;
         EXPECT_EQ(ring_steps(disk), (Steps{10, 20, 30}));
-        EXPECT_EQ(ring_steps(disk, kAside), (Steps{40, 50}));
+        EXPECT_EQ(disk.get(kAside + "/" + checkpoint_name(40)), kOlder);
+        EXPECT_EQ(disk.get(moved_path(40)), "checkpoint 40");
+        EXPECT_EQ(disk.get(moved_path(50)), "checkpoint 50");
+        EXPECT_EQ(disk.names(kAside).size(), 3u);
         EXPECT_EQ(listed_steps(state_text(disk)), (Steps{10, 20, 30}));
     }
     EXPECT_GT(failed, 15u);
@@ -172,7 +190,7 @@ TEST(Supersede, WithAStateFileThatCannotBeRemovedNothingChanges) {
     files.heal();
     ASSERT_EQ(store_supersede_newer(store.get(), 9, &err), STATUS_OK) << err.message;
     EXPECT_TRUE(ring_steps(disk).empty());
-    EXPECT_EQ(ring_steps(disk, kAside), (Steps{10, 20, 30, 40, 50}));
+    EXPECT_EQ(ring_steps(disk, kAside), (Steps{10, 20, 30, 40, 40, 50}));
     EXPECT_EQ(state_text(disk), "(none)");
 }
 
@@ -215,6 +233,25 @@ TEST(SupersedeBest, NeverOverwritesOneThatWasMovedBefore) {
     EXPECT_EQ(best_of(disk, kAside), "first");
     EXPECT_EQ(best_of(disk, kAside, "best-2.safetensors.zst"), "second");
     EXPECT_EQ(best_of(disk, kAside, "best-3.safetensors.zst"), "third");
+}
+
+// A link to another disk that is not mounted now leads nowhere, but is all that tells where.
+TEST(SupersedeBest, ReplacesNoLinkThatLeadsNowhere) {
+    const TemporaryDirectory dir;
+    const std::string aside = dir.file("superseded/"), name = "best.safetensors.zst";
+    write_file(dir.file(name), "the best");
+    std::filesystem::create_directory(aside);
+    std::filesystem::create_symlink("/not/mounted/best.zst", aside + name);
+    const struct store_options options = {};
+    struct store *opened;
+    struct error err;
+    ASSERT_EQ(store_open(&file_posix, dir.path().c_str(), &options, &opened, nullptr, &err),
+              STATUS_OK)
+        << err.message;
+    const Store store(opened);
+    ASSERT_EQ(store_supersede_best(store.get(), &err), STATUS_OK) << err.message;
+    EXPECT_EQ(std::filesystem::read_symlink(aside + name), "/not/mounted/best.zst");
+    EXPECT_EQ(read_file(aside + "best-2.safetensors.zst"), "the best");
 }
 
 TEST(SupersedeBest, APowerCutLeavesItInOneOfTheTwoPlaces) {
