@@ -38,12 +38,12 @@ struct Line {
 };
 
 void train(const std::string &directory) {
+    Line line; // before the handle: it must be there as long as that
     cairn_error error;
     cairn_checkpoint *opened = nullptr;
     check(cairn_checkpoint_open(directory.c_str(), nullptr, &opened, &error), error);
     Checkpoints saves(opened);
 
-    Line line;
     const cairn_tensor tensors[] = {
         {"slope", CAIRN_F64, CAIRN_HOST, &line.slope, 0, {}},
         {"offset", CAIRN_F64, CAIRN_HOST, &line.offset, 0, {}},

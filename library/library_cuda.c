@@ -3,7 +3,7 @@
  * The compute stream is the trainer's own: a snapshot is ordered behind what was enqueued there. No
  * kernel is launched, so this is C for the host compiler; the tests compile it as C++ for the
  * simulated device. The current device belongs to the thread and, on the trainer's, to the
- * trainer: each entry puts it back.
+ * trainer: each entry puts it back, but for event_wait, which is called on the writer's.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -35,17 +35,22 @@ static int enter(const struct backend *be) {
     return before;
 }
 
-/* Put the device back and turn `error` into a status. The runtime's own note of it is taken away,
- * so that the trainer's next cudaGetLastError does not show our failure. */
-static enum status leave(int before, cudaError_t error, const char *what, struct error *err) {
+/* The runtime's own note of the error is taken away, so that the trainer's next cudaGetLastError
+ * does not show our failure. */
+static enum status status_of(cudaError_t error, const char *what, struct error *err) {
     if (error != cudaSuccess) {
         cudaGetLastError();
     }
-    cudaSetDevice(before);
     enum status status = error == cudaErrorMemoryAllocation ? STATUS_MEMORY : STATUS_DEVICE;
     return error == cudaSuccess ? STATUS_OK
                                 : error_set(err, status, "CUDA: %s: %s (%s)", what,
                                             cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+static enum status leave(int before, cudaError_t error, const char *what, struct error *err) {
+    enum status status = status_of(error, what, err);
+    cudaSetDevice(before);
+    return status;
 }
 
 /* ---- memory ---- */
@@ -145,9 +150,11 @@ static enum status event_record(struct backend *be, struct backend_event *event,
                  "marking the end of a copy", err);
 }
 
+/* Only the writer's thread waits (io/snapshot.h). Every thread begins on device 0: to put that back
+ * would make a context there, of some hundred megabytes, whatever device the tensors are on. */
 static enum status event_wait(struct backend *be, struct backend_event *event, struct error *err) {
-    int before = enter(be);
-    return leave(before, cudaEventSynchronize(event->event), "waiting for a copy", err);
+    (void)enter(be);
+    return status_of(cudaEventSynchronize(event->event), "waiting for a copy", err);
 }
 
 static void range_begin(struct backend *be, const char *name) {

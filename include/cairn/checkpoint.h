@@ -40,7 +40,9 @@
  * THREADS: the library starts one thread per open directory, a second one where tensors in host
  * memory take 4 MiB or more (it copies steady ones while the first still writes the save before),
  * and for the length of a restore, or of a save with compression_threads above 1, some more (at
- * most one a processor, or as many as asked for); all of them block all signals. A handle is used
+ * most one a processor, or as many as asked for); all of them block all signals. Threads run on the
+ * processors of the thread that makes them: where a trainer's thread is bound to one core (as by
+ * OMP_PROC_BIND), let it call cairn_checkpoint_restore_latest with all of them. A handle is used
  * by one thread at a time; different handles are independent. No function is safe in a signal
  * handler, and a handle must not be used in a child made by fork.
  *
@@ -48,8 +50,11 @@
  * the same state, let one of them save and restore, and send the state to the others. Where each
  * holds a part, each has a directory, and after a kill their newest checkpoints may be of different
  * steps. Let each cairn_checkpoint_wait, and all of them meet, before any saves again: then they
- * are one save apart at most. At the start they agree on the lowest step; those that are ahead
- * move their newer file away and call cairn_checkpoint_restore_latest once more.
+ * are one save apart at most, and keep_max must be 2 or more, so that those that are ahead still
+ * have the step of the others. At the start they agree on the lowest step; those that are ahead
+ * move their newer file away and call cairn_checkpoint_restore_latest once more. Where some have no
+ * checkpoint yet, those that have one move it away and restore once more, too: found is false, and
+ * tensors and values are still those of the first restore, so they have to be set as at a start.
  *
  * GOING BACK: move the newer files out of the directory, then restore. A warm start of another run:
  * open the old directory read-only, add, restore, close; then open the new one, add, restore (it
