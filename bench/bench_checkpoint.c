@@ -234,6 +234,14 @@ static void report_kills(struct bench *bench) {
             report_kills_of(bench, place);
         }
     }
+    for (enum checkpoint_mode mode = 0; mode < CHECKPOINT_MODES && bench->plan.kills > 0; mode++) {
+        if (bench->plan.modes[mode] && checkpoint_mode_is_direct(mode)) {
+            char name[64];
+            snprintf(name, sizeof name, "left out: %s, kill", checkpoint_mode_name(mode));
+            bench_report_fact(bench->out.report, name,
+                              "how many steps a kill loses is measured without it alone");
+        }
+    }
 }
 
 /* ---- all of it ------------------------------------------------------------------------------- */

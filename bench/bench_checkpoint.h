@@ -189,6 +189,7 @@ struct checkpoint_round {
                                                follows (writer_settle) */
     double cpu_p50, cpu_p99, cpu_max;       /* processor time of the trainer's thread in both */
     double asked, done, skipped, delayed, failed;
+    double share_done; /* of the saves asked for; at an interval of one step: of all steps */
     double durable_p50, durable_max; /* from the call until the file's name is durable */
     /* Means over the saves that became durable. durable_mean is the sum of the parts from `call`,
      * the trainer's own, to `rename`; retain, the state file and what is deleted, comes after it. */

@@ -248,6 +248,7 @@ static void describe_saves(struct block *block, struct checkpoint_round *out) {
     out->skipped = (double)(totals.skipped - before->skipped);
     out->delayed = (double)(totals.delayed - before->delayed);
     out->failed = (double)(totals.failed - before->failed);
+    out->share_done = out->asked > 0 ? out->done / out->asked : (double)NAN;
     out->durable_p50 = percentile(block->durables, block->durable_count, 50);
     out->durable_max = percentile(block->durables, block->durable_count, 100);
     out->snapshot = sums->snapshot_seconds / n;

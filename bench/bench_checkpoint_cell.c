@@ -22,6 +22,7 @@ const struct checkpoint_column checkpoint_columns[] = {
     {COLUMN("stall cpu max", "us", cpu_max, 1e6), .of_calls = true, .most = true},
     {COLUMN("saves asked", "", asked, 1), .of_saves = true},
     {COLUMN("saves done", "", done, 1), .of_saves = true},
+    {COLUMN("share of saves done", "%", share_done, 100), .of_saves = true},
     {COLUMN("saves skipped", "", skipped, 1), .of_saves = true},
     {COLUMN("saves delayed", "", delayed, 1), .of_saves = true},
     {COLUMN("durable p50", "ms", durable_p50, 1e3), .of_saves = true},
@@ -174,6 +175,7 @@ enum status checkpoint_cell_whole(const struct checkpoint_case *cell, size_t int
     for (size_t i = 0; i < sizeof means / sizeof means[0]; i++) {
         set_value_at(out, means[i], mean_over(rounds, cell->repeats, means[i]));
     }
+    out->share_done = out->asked > 0 ? out->done / out->asked : (double)NAN;
     out->durable_max = most_of(rounds, cell->repeats, FIELD(durable_max));
     return STATUS_OK;
 #undef FIELD

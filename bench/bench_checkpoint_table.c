@@ -123,19 +123,19 @@ static void print_durable(const struct row *row) {
 /* ---- saves ----------------------------------------------------------------------------------- */
 
 static void print_saves_head(FILE *table) {
-    fprintf(table, "\n  %5s %-11s %7s %7s %7s %7s %8s %8s %8s %8s %8s %8s %8s %8s\n", "every",
-            "mode", "asked", "done", "skipped", "delayed", "writer", "compress", "ratio", "file",
-            "tensors", "pinned", "device", "grown");
-    fprintf(table, "  %5s %-11s %7s %7s %7s %7s %8s %8s %8s %8s %8s %8s %8s %8s\n", "steps", "",
-            "saves", "saves", "saves", "saves", "cpu, ms", "MB/s", "", "MB", "MB", "MB", "MB",
+    fprintf(table, "\n  %5s %-11s %7s %7s %6s %7s %7s %8s %8s %8s %8s %8s %8s %8s %8s\n", "every",
+            "mode", "asked", "done", "done", "skipped", "delayed", "writer", "compress", "ratio",
+            "file", "tensors", "pinned", "device", "grown");
+    fprintf(table, "  %5s %-11s %7s %7s %6s %7s %7s %8s %8s %8s %8s %8s %8s %8s %8s\n", "steps", "",
+            "saves", "saves", "%", "saves", "saves", "cpu, ms", "MB/s", "", "MB", "MB", "MB", "MB",
             "MB");
 }
 
 static void print_saves(const struct row *row) {
     print_names(row);
     /* Of an even number of repeats it may be a half; they add up to what was asked. */
-    fprintf(row->table, " %7.6g %7.6g %7.6g %7.6g", MEDIAN(asked, 1), MEDIAN(done, 1),
-            MEDIAN(skipped, 1), MEDIAN(delayed, 1));
+    fprintf(row->table, " %7.6g %7.6g %6.1f %7.6g %7.6g", MEDIAN(asked, 1), MEDIAN(done, 1),
+            MEDIAN(share_done, 100), MEDIAN(skipped, 1), MEDIAN(delayed, 1));
     print_value(row, MEDIAN(writer_cpu, 1e3), 2);
     print_value(row, MEDIAN(writer_speed, 1e-6), 0);
     print_value(row, MEDIAN(ratio, 1), 3);

@@ -37,6 +37,7 @@ TEST(BenchCheckpointOptions, AHundredSavesHaveAP99) {
     ASSERT_EQ(outcome.code, 0) << outcome.err;
     const auto cell = read_figures(directory.file("r.json")).at("dir, 0.02 MB, sync, every 1");
     EXPECT_EQ(cell.at("saves done"), 100.0);
+    EXPECT_EQ(cell.at("share of saves done"), 100.0);
     EXPECT_LE(cell.at("stall p50"), cell.at("stall p99"));
     EXPECT_LE(cell.at("stall p99"), cell.at("stall max"));
     EXPECT_LE(cell.at("stall cpu p99"), cell.at("stall cpu max"));

@@ -105,6 +105,7 @@ TEST(CheckpointCell, AllRepeatsTogether) {
     EXPECT_DOUBLE_EQ(whole.cpu_p99, 29.75e-6);
     EXPECT_EQ(whole.asked, 120.0);
     EXPECT_EQ(whole.done, 4.0);
+    EXPECT_DOUBLE_EQ(whole.share_done, 4.0 / 120);
     EXPECT_DOUBLE_EQ(whole.durable_max, 0.070);
     // Over four saves: one of 10 ms and three of 50 ms, 4 and 8 of them in fsync.
     EXPECT_DOUBLE_EQ(whole.durable_mean, 0.040);

@@ -88,6 +88,8 @@ TEST_F(BenchCheckpoint, EveryCellIsThereAndItsSavesAddUp) {
                 EXPECT_DOUBLE_EQ(cell.at("saves done") + cell.at("saves skipped"),
                                  cell.at("saves asked"));
                 EXPECT_EQ(cell.at("saves delayed"), 0.0);
+                EXPECT_GT(cell.at("share of saves done"), 0.0);
+                EXPECT_LE(cell.at("share of saves done"), 100.0);
                 if (mode.compare(0, 4, "sync") == 0) {
                     EXPECT_EQ(cell.at("saves done"), cell.at("saves asked"));
                     EXPECT_GE(cell.at("stall max"), 1e3 * cell.at("durable max")); // us and ms
