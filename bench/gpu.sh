@@ -164,7 +164,7 @@ section_build() {
 
 section_tests() {
     need_build
-    local select='(^|\.)cuda_(ops|golden|snapshot)_test\.'
+    local select='(^|\.)(cuda_(ops|golden|snapshot)|library_cuda)_test\.'
     [ "$quick" -eq 0 ] || select='(^|\.)cuda_ops_test\..*/16$' # those at hidden size 16
     run_ctest tests -L gpu -R "$select"
 }

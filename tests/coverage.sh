@@ -45,13 +45,13 @@ tests=(arena_test base_test best_model_process_test checkpoint_frames_test check
     checkpoint_test commit_test damage_test dataset_test dataset_tree_test demo_test file_test history_test
     publish_test put_off_test read_ahead_test refused_calls_test retention_test snapshot_test steady_test
     store_edges_test store_lock_test store_state_test store_test supersede_test text_test texts_test
-    writer_endurance_test writer_failure_test writer_slow_disk_test writer_test disk_full_test
+    writer_account_test writer_endurance_test writer_failure_test writer_slow_disk_test writer_test disk_full_test
     damaged_checkpoint_process_test input_process_test library_failure_test library_test event_file_test
     export_test export_process_test import_test inspect_test keras_checkpoint_process_test onnx_graph_test)
 fuzzed=(checkpoint csv jsonl safetensors state)
 # What must be explained branch by branch.
-explained='io/(publish|put_off|snapshot|store|store_lock|store_state|store_trainer|writer|writer_targets|file'
-explained+='|file_posix|checkpoint_container|checkpoint_decode|checkpoint_frames|safetensors)\.c'
+explained='io/(publish|put_off|snapshot|store|store_lock|store_state|store_trainer|writer|writer_account|writer_targets|file'
+explained+='|file_posix|checkpoint_container|checkpoint_decode|checkpoint_encode|checkpoint_frames|safetensors)\.c'
 
 if [ "$report" -eq 0 ]; then
     cmake -S "$root" -B "$build" -DCAIRN_COVERAGE=ON -DCAIRN_CUDA=off -DCMAKE_BUILD_TYPE=Coverage \

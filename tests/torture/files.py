@@ -33,7 +33,7 @@ def why_no_mount():
 
 
 def after_full(trial, outcome, before, kind):
-    trial.faults += 1
+    trial.faults += outcome.code != 0 or bool(reasons(outcome.err))  # else nothing met the limit
     trial.noticed += outcome.code != 0
     trial.details[f"{kind}: exit {outcome.code}"] += 1
     trial.demand(

@@ -155,7 +155,8 @@ def blocks(pid, number):
 def stop_reader(trial, arguments, number, delay, output):
     """The signal after a delay, or (None) as soon as the command has begun.
 
-    Returns (whether it had begun, bytes of output by then, exit code, stderr)."""
+    Returns (whether it was sent: the command was not over, whether that had begun, bytes of output by then, exit
+    code, stderr)."""
     with open(output, "wb") as out:
         process = subprocess.Popen(
             [trial.workshop.program, *arguments],
@@ -172,11 +173,12 @@ def stop_reader(trial, arguments, number, delay, output):
     process.send_signal(signal.SIGSTOP)  # nothing changes between the look and the signal
     if process.poll() is None:
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    sent = process.poll() is None
     begun, written = blocks(process.pid, number), output.stat().st_size
     process.send_signal(number)
     process.send_signal(signal.SIGCONT)
     err = process.communicate(timeout=60)[1].decode(errors="replace")
-    return begun, written, process.returncode, err
+    return sent, begun, written, process.returncode, err
 
 
 def stop_readers(trial):
@@ -203,9 +205,9 @@ def stop_readers(trial):
         number = trial.rng.choice(STOP_SIGNALS)
         at_once = trial.rng.random() < 0.5
         delay = None if at_once else trial.rng.uniform(0, seconds)
-        begun, written, code, err = stop_reader(trial, arguments, number, delay, output)
-        trial.faults += 1
-        trial.details[f"{number.name} {command[0]}"] += 1
+        sent, begun, written, code, err = stop_reader(trial, arguments, number, delay, output)
+        trial.faults += sent
+        trial.details[f"{number.name} {command[0]}"] += sent
         trial.noticed += code != 0
         trial.note(
             f"{number.name} in {' '.join(arguments)}, {'begun' if begun else 'not begun or over'}: "
