@@ -121,7 +121,8 @@ struct publish {
  * counter, so that two processes never share one. */
 #define PUBLISH_TEMP_PREFIX ".cairn-tmp-"
 
-/* Is that the name of a temporary which this process made, or a dead one that had its pid? */
+/* Has a temporary of that name, which begins with the prefix, been made by this process, or by a dead
+ * one that had its pid? */
 bool publish_is_own_temp(const char *name);
 
 /* Open a fresh temporary file beside `final_path` (O_CREAT|O_EXCL|O_CLOEXEC|O_NOFOLLOW, mode 0666

@@ -45,10 +45,8 @@ static bool temp_name(struct publish *publish, unsigned counter) {
 bool publish_is_own_temp(const char *name) {
     char own[32];
     int size = snprintf(own, sizeof own, ".%ld", (long)getpid());
-    const char *counter = strrchr(name, '.');
-    return strncmp(name, PUBLISH_TEMP_PREFIX, strlen(PUBLISH_TEMP_PREFIX)) == 0 &&
-           counter != NULL && counter - name >= size &&
-           strncmp(counter - size, own, (size_t)size) == 0;
+    const char *counter = strrchr(name, '.'); /* there is one: the prefix begins with it */
+    return counter - name >= size && strncmp(counter - size, own, (size_t)size) == 0;
 }
 
 enum status publish_begin(const struct file_table *files, const char *final_path,

@@ -253,6 +253,7 @@ TEST_F(Lockless, WhoNeverSavesTakesNothing) {
     open_at(disk.table(), kRun, STATUS_OK);
     EXPECT_EQ(disk.get(kLock), owner);
     expect_owned(first, STATUS_OK);
+    EXPECT_EQ(store_check_owned(first.get(), false, nullptr), STATUS_OK);
 
     empty_in_place(disk, kLock); // of another process the text would differ
     Store restored = open_at(disk.table(), kRun, STATUS_OK);
@@ -266,13 +267,16 @@ TEST_F(Lockless, TemporariesAreRemovedByWhoClaimsTheDirectory) {
     const std::string ours = kRun + "/.cairn-tmp-history.csv." + std::to_string(getpid()) + ".0";
     Store first = open_at(disk.table(), kRun, STATUS_OK);
     expect_owned(first, STATUS_OK);
+    const std::string nobodys = kRun + "/.cairn-tmp-x";
     disk.put(theirs, "half");
     disk.put(ours, "half");
+    disk.put(nobodys, "half");
     Store second = open_at(disk.table(), kRun, STATUS_OK);
     EXPECT_EQ(store_check_owned(second.get(), false, nullptr), STATUS_OK);
     EXPECT_TRUE(disk.exists(theirs));
     expect_owned(second, STATUS_OK);
     EXPECT_FALSE(disk.exists(theirs));
+    EXPECT_FALSE(disk.exists(nobodys));
     EXPECT_TRUE(disk.exists(ours)) << "a log that another thread of this process is writing";
     disk.put(theirs, "half");
     expect_owned(second, STATUS_OK);
