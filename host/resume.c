@@ -230,16 +230,24 @@ enum status resume_find(const struct options *options, struct store *store, stru
 
 /* ---- the best model -------------------------------------------------------------------------- */
 
+enum { DIFFERENCES_MAX = 64 };
+
+/* False when they cannot be compared; a checkpoint that does not say has none. */
+static bool find_differences(const struct checkpoint *checkpoint, const struct options *options,
+                             struct option_difference out[DIFFERENCES_MAX], size_t *count) {
+    const char *saved = checkpoint_metadata(checkpoint, "options");
+    *count = 0;
+    return saved == NULL || options_compare(options, saved, strlen(saved), out, DIFFERENCES_MAX,
+                                            count, NULL) == STATUS_OK;
+}
+
 /* Would a run with these options compute what comes after `checkpoint` as that one's run did? */
 static bool is_computed_alike(const struct checkpoint *checkpoint, const struct options *options,
                               const char *kernel_path) {
-    struct option_difference differences[64];
-    size_t count = 0;
-    const char *saved = checkpoint_metadata(checkpoint, "options");
+    struct option_difference differences[DIFFERENCES_MAX];
+    size_t count;
     const char *kernels = checkpoint_metadata(checkpoint, "kernel_path");
-    if (saved != NULL &&
-        options_compare(options, saved, strlen(saved), differences,
-                        sizeof differences / sizeof differences[0], &count, NULL) != STATUS_OK) {
+    if (!find_differences(checkpoint, options, differences, &count)) {
         return false;
     }
     for (size_t i = 0; i < count; i++) {
@@ -263,12 +271,9 @@ static bool has_other_monitor(const struct option_difference *differences, size_
 /* The run may have changed its metric at an earlier start, which was killed before it could move
  * the best model away: the checkpoint does not tell, the best model does. */
 static bool is_of_other_monitor(const struct checkpoint *best, const struct options *options) {
-    struct option_difference differences[64];
-    size_t count = 0;
-    const char *saved = checkpoint_metadata(best, "options");
-    return saved != NULL &&
-           options_compare(options, saved, strlen(saved), differences,
-                           sizeof differences / sizeof differences[0], &count, NULL) == STATUS_OK &&
+    struct option_difference differences[DIFFERENCES_MAX];
+    size_t count;
+    return find_differences(best, options, differences, &count) &&
            has_other_monitor(differences, count);
 }
 
@@ -421,12 +426,12 @@ enum status resume_check_options(struct resume *resume, const struct options *op
     if (resume->checkpoint == NULL) {
         return STATUS_OK;
     }
-    struct option_difference differences[64];
+    struct option_difference differences[DIFFERENCES_MAX];
     size_t count = 0;
     const char *saved = checkpoint_metadata(resume->checkpoint, "options");
     if (saved != NULL) {
-        TRY(options_compare(options, saved, strlen(saved), differences,
-                            sizeof differences / sizeof differences[0], &count, err));
+        TRY(options_compare(options, saved, strlen(saved), differences, DIFFERENCES_MAX, &count,
+                            err));
     }
     struct model_shape have, want;
     TRY(loading_shape(resume->checkpoint, resume->path, &have, err));
