@@ -117,12 +117,11 @@ struct publish {
     char final_path[FILE_PATH_CAPACITY];
 };
 
-/* Prefix of every temporary name: ".cairn-tmp-". The rest is the final name, the process id and a
- * counter, so that two processes never share one. */
+/* Prefix of every temporary name: ".cairn-tmp-". The rest is the final name, the process id, a
+ * number that the process has drawn, and a counter, so that two processes never share one. */
 #define PUBLISH_TEMP_PREFIX ".cairn-tmp-"
 
-/* Has a temporary of that name, which begins with the prefix, been made by this process, or by a dead
- * one that had its pid? */
+/* Has a temporary of that name, which begins with the prefix, been made by this process? */
 bool publish_is_own_temp(const char *name);
 
 /* Open a fresh temporary file beside `final_path` (O_CREAT|O_EXCL|O_CLOEXEC|O_NOFOLLOW, mode 0666

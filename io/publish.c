@@ -4,9 +4,13 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
+#include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "host/base/text.h"
@@ -28,8 +32,28 @@ static enum status step_error(const struct publish *publish, const char *step, i
         file_errno_text(negative_errno, reason, sizeof reason));
 }
 
+/* In a container a process id comes again at every start: what a dead process has left would pass
+ * for ours without a number that nobody else draws. */
+static uint32_t process_number;
+static pthread_once_t process_number_once = PTHREAD_ONCE_INIT;
+
+static void draw_process_number(void) {
+    if (getrandom(&process_number, sizeof process_number, GRND_NONBLOCK) !=
+        (ssize_t)sizeof process_number) { /* the kernel has none yet, just after it was started */
+        process_number = (uint32_t)(uint64_t)(clock_wall_seconds() * 1e6);
+    }
+}
+
+enum { PROCESS_CAPACITY = 32 };
+
+/* ".PID-NUMBER", the part of our temporaries' names that stands before the counter. */
+static void name_process(char out[PROCESS_CAPACITY]) {
+    (void)pthread_once(&process_number_once, draw_process_number);
+    snprintf(out, PROCESS_CAPACITY, ".%ld-%08" PRIx32, (long)getpid(), process_number);
+}
+
 /* Beside the final file: a rename never crosses file systems. No shared counter is needed: O_EXCL
- * refuses every name that is taken, also one left behind by a dead process that had our pid. */
+ * refuses every name that is taken. */
 static bool temp_name(struct publish *publish, unsigned counter) {
     char directory[FILE_PATH_CAPACITY];
     char name[NAME_MAX + 1];
@@ -37,14 +61,17 @@ static bool temp_name(struct publish *publish, unsigned counter) {
     if (base == NULL) {
         return false;
     }
-    snprintf(name, sizeof name, PUBLISH_TEMP_PREFIX "%.*s.%ld.%u", (int)TEMP_NAME_SHARE, base,
-             (long)getpid(), counter);
+    char process[PROCESS_CAPACITY];
+    name_process(process);
+    snprintf(name, sizeof name, PUBLISH_TEMP_PREFIX "%.*s%s.%u", (int)TEMP_NAME_SHARE, base,
+             process, counter);
     return file_join_path(publish->temp_path, sizeof publish->temp_path, directory, name);
 }
 
 bool publish_is_own_temp(const char *name) {
-    char own[32];
-    int size = snprintf(own, sizeof own, ".%ld", (long)getpid());
+    char own[PROCESS_CAPACITY];
+    name_process(own);
+    const ptrdiff_t size = (ptrdiff_t)strlen(own);
     const char *counter = strrchr(name, '.'); /* there is one: the prefix begins with it */
     return counter - name >= size && strncmp(counter - size, own, (size_t)size) == 0;
 }

@@ -131,8 +131,8 @@ const char *store_directory(const struct store *store);
  * deleted alone is made and locked anew; where the newest checkpoint is gone with it, the directory
  * is no longer ours. `claims`: a file is to be saved. On a file system without locks the first to
  * ask so claims the directory, takes it from who had claimed it before, and removes stale
- * temporaries. Asked before each file of a save, on the writer's thread, and without a claim before
- * a restore; blocking. */
+ * temporaries. Asked before each file of a save, on the writer's thread, before anything is put
+ * aside, and without a claim before a restore and before training; blocking. */
 MUST_USE enum status store_check_owned(struct store *store, bool claims, struct error *err);
 
 /* The retention must not delete this step until a newer one is committed (the one resumed from). */
@@ -140,13 +140,15 @@ void store_protect(struct store *store, uint64_t step);
 
 /* The path in superseded/, which is made if it is not there, that `name` (of the ring, or that of
  * the best model) gets when it is put there: its own name or, where something has that, one with a
- * number, "best-2.safetensors.zst". So nothing there is ever replaced. Blocking. */
-MUST_USE enum status store_aside_path(const struct store *store, const char *name,
+ * number, "best-2.safetensors.zst". So nothing there is ever replaced. Claims the directory as
+ * store_check_owned does, before it makes anything. Blocking. */
+MUST_USE enum status store_aside_path(struct store *store, const char *name,
                                       char path[FILE_PATH_CAPACITY], struct error *err);
 
 /* Move every checkpoint of the ring newer than `step` into superseded/, the newest first, each
- * rename made durable. Before that superseded/ is made and the state file rewritten: when one of
- * these fails nothing was moved. Before training starts. */
+ * rename made durable. Before that the directory is claimed, superseded/ made and the state file
+ * rewritten: when one of these fails nothing was moved. Where a move fails, those before it were
+ * made; the next call goes on with the others. Before training starts. */
 MUST_USE enum status store_supersede_newer(struct store *store, uint64_t step, struct error *err);
 
 /* Move the best model into superseded/ as well. After the others, which can be refused; of one that

@@ -175,50 +175,81 @@ static enum status check_directory(const struct file_table *files, const char *d
     return STATUS_OK;
 }
 
-/* Without a kernel lock: does the file still name us? The first to ask claims it. */
-static enum status check_claim(const struct file_table *files, const char *directory,
-                               struct store_lock *lock, const char *path, struct error *err) {
-    if (!lock->is_claimed) {
-        return write_owner(files, lock, path, STATUS_IO, err);
-    }
-    char owner[STORE_LOCK_OWNER_CAPACITY], shown_owner[STORE_LOCK_OWNER_CAPACITY];
-    char shown[SHOWN_PATH_CAPACITY];
+/* What stands in the file, at most STORE_LOCK_OWNER_CAPACITY bytes. */
+static enum status read_owner(const struct file_table *files, const char *path, char *owner,
+                              size_t *size, struct error *err) {
     int fd = files->open(files->context, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0);
     if (fd < 0) {
         return lock_error(STATUS_IO, "open the lock file", path, fd, err);
     }
-    ssize_t size = files->read(files->context, fd, owner, sizeof owner);
+    ssize_t result = files->read(files->context, fd, owner, STORE_LOCK_OWNER_CAPACITY);
     close_file(files, &fd);
-    if (size < 0) {
-        return lock_error(STATUS_IO, "read the lock file", path, (int)size, err);
+    if (result < 0) {
+        return lock_error(STATUS_IO, "read the lock file", path, (int)result, err);
     }
-    bool ours =
-        (size_t)size == strlen(lock->owner) && memcmp(owner, lock->owner, (size_t)size) == 0;
-    show_owner(owner, size, shown_owner);
-    CHECK(ours, err, STATUS_OUTPUT,
-          "another trainer (%s) has begun to save in %s, whose file system has no locks: nothing "
-          "of this one is saved there any more",
-          shown_owner, text_escape(directory, strlen(directory), shown, sizeof shown));
+    *size = (size_t)result;
     return STATUS_OK;
 }
 
+/* The file was deleted or replaced. Without a kernel lock a claim that we had made still stands
+ * where the new one says nothing; whose name is there has claimed it since. */
+static enum status take_again(const struct file_table *files, const char *directory,
+                              struct store_lock *lock, const char *path, struct error *err) {
+    char owner[STORE_LOCK_OWNER_CAPACITY];
+    size_t size = 0;
+    bool was_claimed = lock->is_claimed;
+    TRY(check_directory(files, directory, lock, err));
+    close_file(files, &lock->fd);
+    enum status status = take_file(files, directory, lock, STATUS_IO, NULL, err);
+    if (status == STATUS_OK && !lock->is_held && was_claimed) {
+        status = read_owner(files, path, owner, &size, err);
+        lock->is_claimed = size > 0;
+    }
+    if (status != STATUS_OK) { /* the next one to ask comes here again */
+        close_file(files, &lock->fd);
+        lock->is_claimed = was_claimed;
+    }
+    return status;
+}
+
 enum status store_lock_check(const struct file_table *files, const char *directory,
-                             struct store_lock *lock, bool claims, bool *is_new,
-                             struct error *err) {
+                             struct store_lock *lock, bool *is_new, struct error *err) {
     char path[FILE_PATH_CAPACITY];
     bool same;
     *is_new = false;
     TRY(lock_path(directory, path, err));
     TRY(check_name(files, lock->fd, path, &same, err));
     if (!same) {
-        TRY(check_directory(files, directory, lock, err));
-        close_file(files, &lock->fd);
-        TRY(take_file(files, directory, lock, STATUS_IO, NULL, err));
+        TRY(take_again(files, directory, lock, path, err));
         *is_new = true;
     }
-    return lock->is_held || !(claims || lock->is_claimed)
-               ? STATUS_OK
-               : check_claim(files, directory, lock, path, err);
+    return STATUS_OK;
+}
+
+enum status store_lock_claim(const struct file_table *files, const char *directory,
+                             struct store_lock *lock, struct error *err) {
+    char path[FILE_PATH_CAPACITY], owner[STORE_LOCK_OWNER_CAPACITY];
+    char shown_owner[STORE_LOCK_OWNER_CAPACITY], shown[SHOWN_PATH_CAPACITY];
+    size_t size = 0;
+    if (lock->is_held) {
+        return STATUS_OK;
+    }
+    TRY(lock_path(directory, path, err));
+    if (!lock->is_claimed) {
+        enum status status = write_owner(files, lock, path, STATUS_IO, err);
+        if (status != STATUS_OK) { /* behind what was written of it the next try would go on */
+            close_file(files, &lock->fd);
+        }
+        return status;
+    }
+    TRY(read_owner(files, path, owner, &size, err));
+    bool ours = size == strlen(lock->owner) && memcmp(owner, lock->owner, size) == 0;
+    show_owner(owner, (ssize_t)size, shown_owner);
+    CHECK(ours, err, STATUS_OUTPUT,
+          "another trainer (%s) has begun to save in %s, whose file system has no locks: nothing "
+          "of this one is saved there any more",
+          shown_owner, text_escape(directory, strlen(directory), shown, sizeof shown));
+    return STATUS_OK;
 }
 
 void store_lock_release(const struct file_table *files, struct store_lock *lock) {

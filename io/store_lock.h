@@ -45,10 +45,14 @@ MUST_USE enum status store_lock_take(const struct file_table *files, const char 
 /* STATUS_OUTPUT when another directory, or none, has the name of the one that was opened, or when
  * another trainer has the lock; STATUS_IO when that cannot be found out, or the lock file not be
  * written. One that was deleted or replaced alone (a backup that was put back) is locked anew: then
- * *is_new is set. `claims`: without a kernel lock the first to ask so writes itself in. */
+ * *is_new is set. Without a kernel lock nothing is written. */
 MUST_USE enum status store_lock_check(const struct file_table *files, const char *directory,
-                                      struct store_lock *lock, bool claims, bool *is_new,
-                                      struct error *err);
+                                      struct store_lock *lock, bool *is_new, struct error *err);
+
+/* Without a kernel lock: the first call writes the owner into the file, each later one asks whether
+ * it still stands there, STATUS_OUTPUT naming who does instead. STATUS_IO as above. */
+MUST_USE enum status store_lock_claim(const struct file_table *files, const char *directory,
+                                      struct store_lock *lock, struct error *err);
 
 /* One that was not taken is fine: STORE_LOCK_NONE. */
 void store_lock_release(const struct file_table *files, struct store_lock *lock);

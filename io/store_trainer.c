@@ -262,19 +262,27 @@ static bool is_emptied(const struct store *store) {
              now.inode == store->newest.inode);
 }
 
+static enum status claim(struct store *store, struct error *err) {
+    bool was_claimed = store->lock.is_claimed;
+    TRY(store_lock_claim(store->files, store->directory, &store->lock, err));
+    if (!was_claimed) {
+        /* Until now one of them might have been another trainer's, in the middle of a save. Of ours
+         * the trainer's thread may be writing a log; what cannot be removed is in nobody's way. */
+        enum status ignored = remove_all_temporaries(store, false, NULL);
+        (void)ignored;
+    }
+    return STATUS_OK;
+}
+
 enum status store_check_owned(struct store *store, bool claims, struct error *err) {
     if (!store->is_lost) {
-        bool is_new, was_claimed = store->lock.is_claimed;
-        TRY(store_lock_check(store->files, store->directory, &store->lock, claims, &is_new, err));
+        bool is_new;
+        TRY(store_lock_check(store->files, store->directory, &store->lock, &is_new, err));
         store->is_lost = is_new && is_emptied(store);
         if (store->is_lost) {
             store_lock_release(store->files, &store->lock);
-        } else if (!store->lock.is_held && store->lock.is_claimed && !was_claimed) {
-            /* Until now one of them might have been another trainer's, in the middle of a save. Of
-             * ours the trainer's thread may be writing a log; what cannot be removed is in nobody's
-             * way. */
-            enum status ignored = remove_all_temporaries(store, false, NULL);
-            (void)ignored;
+        } else if (claims || store->lock.is_claimed) {
+            TRY(claim(store, err));
         }
     }
     char shown[SHOWN_PATH_CAPACITY];
@@ -339,8 +347,11 @@ done:
 
 /* ---- superseding ---- */
 
-static enum status make_aside(const struct store *store, char directory[FILE_PATH_CAPACITY],
+/* Comes before whatever is changed: reading the data may have taken minutes since the directory was
+ * opened. */
+static enum status make_aside(struct store *store, char directory[FILE_PATH_CAPACITY],
                               struct error *err) {
+    TRY(store_check_owned(store, true, err));
     TRY(store_path(store, STORE_SUPERSEDED_DIRECTORY, directory, err));
     return file_make_directories(store->files, directory, err);
 }
@@ -365,8 +376,8 @@ static enum status has_name(const struct store *store, const char *directory, co
     return result < 0 ? store_error(STATUS_IO, "list", directory, result, err) : STATUS_OK;
 }
 
-enum status store_aside_path(const struct store *store, const char *name,
-                             char path[FILE_PATH_CAPACITY], struct error *err) {
+enum status store_aside_path(struct store *store, const char *name, char path[FILE_PATH_CAPACITY],
+                             struct error *err) {
     char directory[FILE_PATH_CAPACITY], free_name[96];
     assert(strlen(name) > strlen(STORE_NAME_ENDING) && strlen(name) < 64);
     const int stem = (int)(strlen(name) - strlen(STORE_NAME_ENDING));
@@ -386,7 +397,7 @@ enum status store_aside_path(const struct store *store, const char *name,
 }
 
 /* Durable under its new name before the old name may vanish for good. */
-static enum status move_away(const struct store *store, const char *name, struct error *err) {
+static enum status move_away(struct store *store, const char *name, struct error *err) {
     const struct file_table *files = store->files;
     char from[FILE_PATH_CAPACITY], to[FILE_PATH_CAPACITY], aside[FILE_PATH_CAPACITY];
     TRY(store_path(store, name, from, err));

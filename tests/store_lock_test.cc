@@ -263,21 +263,32 @@ TEST_F(Lockless, WhoNeverSavesTakesNothing) {
 
 // Who is in the middle of a save has a temporary, which looks like one that a kill left.
 TEST_F(Lockless, TemporariesAreRemovedByWhoClaimsTheDirectory) {
-    const std::string theirs = kRun + "/.cairn-tmp-model.ckpt-8.safetensors.zst.7.0";
-    const std::string ours = kRun + "/.cairn-tmp-history.csv." + std::to_string(getpid()) + ".0";
+    const std::string theirs = kRun + "/.cairn-tmp-model.ckpt-8.safetensors.zst.7-0a1b2c3d.0";
+    const std::string pid = std::to_string(getpid());
+    // In a container a process that was killed had our process id.
+    const std::vector<std::string> killed = {kRun + "/.cairn-tmp-history.csv." + pid + ".0",
+                                             kRun + "/.cairn-tmp-x.zst." + pid + "-00000000.0",
+                                             kRun + "/.cairn-tmp-x"};
+    struct publish ours;
+    struct error err = {};
     Store first = open_at(disk.table(), kRun, STATUS_OK);
     expect_owned(first, STATUS_OK);
-    const std::string nobodys = kRun + "/.cairn-tmp-x";
+    const std::string log = kRun + "/history.csv";
+    ASSERT_EQ(publish_begin(disk.table(), log.c_str(), &ours, &err), STATUS_OK) << err.message;
     disk.put(theirs, "half");
-    disk.put(ours, "half");
-    disk.put(nobodys, "half");
+    for (const std::string &path : killed) {
+        disk.put(path, "half");
+    }
     Store second = open_at(disk.table(), kRun, STATUS_OK);
     EXPECT_EQ(store_check_owned(second.get(), false, nullptr), STATUS_OK);
     EXPECT_TRUE(disk.exists(theirs));
     expect_owned(second, STATUS_OK);
     EXPECT_FALSE(disk.exists(theirs));
-    EXPECT_FALSE(disk.exists(nobodys));
-    EXPECT_TRUE(disk.exists(ours)) << "a log that another thread of this process is writing";
+    for (const std::string &path : killed) {
+        EXPECT_FALSE(disk.exists(path)) << path;
+    }
+    EXPECT_TRUE(disk.exists(ours.temp_path)) << "a log that another thread of this process writes";
+    publish_abort(&ours);
     disk.put(theirs, "half");
     expect_owned(second, STATUS_OK);
     EXPECT_TRUE(disk.exists(theirs)) << "once is enough";
@@ -292,6 +303,7 @@ TEST_F(Lockless, AClaimThatCannotBeWrittenIsTriedAgain) {
     expect_owned(store, STATUS_IO, "ENOSPC");
     files.heal();
     expect_owned(store, STATUS_OK);
+    expect_owned(store, STATUS_OK); // nothing of the first try is in the file
 }
 
 TEST_F(Lockless, OfTwoTheOneThatBeganToSaveLastGoesOn) {
@@ -305,6 +317,77 @@ TEST_F(Lockless, OfTwoTheOneThatBeganToSaveLastGoesOn) {
     first.reset();
     EXPECT_EQ(disk.get(kLock), owner) << "whoever ends leaves the other's claim alone";
     expect_owned(second, STATUS_OK);
+}
+
+// Its lock file is a new one, which we may open: the claim in it is the other's all the same.
+TEST_F(Lockless, AClaimInANewLockFileIsNotTakenBack) {
+    for (bool emptied : {false, true}) {
+        disk.put(checkpoint_path(10), "of ours");
+        Store first = open_at(disk.table(), kRun, STATUS_OK);
+        store_protect(first.get(), 10); // resumed from
+        expect_owned(first, STATUS_OK);
+        disk.remove(kLock);
+        if (emptied) {
+            disk.remove(checkpoint_path(10));
+        }
+        const std::string other = "pid 7 on host other\n";
+        disk.put(kLock, other);
+        for (int again = 0; again < 2; again++) {
+            expect_owned(first, STATUS_OUTPUT, emptied ? "was emptied" : "pid 7 on host other");
+            EXPECT_EQ(disk.get(kLock), other);
+        }
+        disk.remove(kLock);
+    }
+}
+
+TEST_F(Lockless, AClaimStandsWhereTheLockFileWasDeletedAlone) {
+    FaultyFiles files(disk.table());
+    Store first = open_at(files.table(), kRun, STATUS_OK);
+    expect_owned(first, STATUS_OK);
+    const std::string owner = disk.get(kLock).value();
+    for (FileCall call : {FileCall::Open, FileCall::Read, FileCall::Write}) {
+        disk.remove(kLock);
+        files.fail_where([call](FileCall made, const std::string &path,
+                                bool) { return made == call && path == kLock; },
+                         EIO);
+        expect_owned(first, STATUS_IO, "EIO");
+        files.heal();
+        expect_owned(first, STATUS_OK);
+        EXPECT_EQ(disk.get(kLock), owner) << file_call_name(call);
+    }
+}
+
+// What fails before it is known whose claim is in the file does not make it ours.
+TEST_F(Lockless, AClaimThatCannotBeReadIsNotTaken) {
+    FaultyFiles files(disk.table());
+    Store first = open_at(files.table(), kRun, STATUS_OK);
+    expect_owned(first, STATUS_OK);
+    disk.remove(kLock);
+    disk.put(kLock, "pid 7 on host other\n");
+    for (FileCall call : {FileCall::Open, FileCall::Lock, FileCall::Read}) {
+        files.fail_where([call](FileCall made, const std::string &path,
+                                bool) { return made == call && path == kLock; },
+                         EIO);
+        expect_owned(first, STATUS_IO, "EIO");
+        files.heal();
+    }
+    expect_owned(first, STATUS_OUTPUT, "pid 7 on host other");
+    EXPECT_EQ(disk.get(kLock), "pid 7 on host other\n");
+}
+
+// Who goes back moves checkpoints away: of two it is the one that goes on.
+TEST_F(Lockless, WhoPutsAsideClaimsTheDirectory) {
+    Store first = open_at(disk.table(), kRun, STATUS_OK);
+    commit_at(disk, first, 10, 1.7e9);
+    expect_owned(first, STATUS_OK);
+    empty_in_place(disk, kLock); // of another process the text would differ
+    Store second = open_at(disk.table(), kRun, STATUS_OK);
+    struct error err = {};
+    ASSERT_EQ(store_supersede_newer(second.get(), 10, &err), STATUS_OK) << err.message;
+    ASSERT_EQ(store_supersede_best(second.get(), &err), STATUS_OK) << err.message;
+    EXPECT_EQ(disk.get(kLock), "") << "nothing to be moved";
+    ASSERT_EQ(store_supersede_newer(second.get(), 5, &err), STATUS_OK) << err.message;
+    EXPECT_NE(disk.get(kLock), "");
 }
 
 TEST_F(Lockless, WhatCannotBeReadIsAnError) {

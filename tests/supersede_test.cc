@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include <filesystem>
+#include <fstream>
+#include <set>
 
 #include "io/store.h"
 #include "tests/support/faulty_files.h"
@@ -61,6 +63,36 @@ TEST(Supersede, WithNothingNewerNothingChanges) {
     struct error err;
     ASSERT_EQ(store_supersede_newer(store.get(), 50, &err), STATUS_OK);
     EXPECT_EQ(disk.contents(), before);
+}
+
+// Reading the data took minutes; meanwhile the directory was moved and another run began there.
+TEST(Supersede, InADirectoryThatIsAnotherRunsNothingChanges) {
+    TemporaryDirectory dir;
+    const std::string run = dir.file("run");
+    const struct store_options options = {5, 0};
+    struct store *opened = nullptr;
+    struct error err;
+    ASSERT_EQ(store_open(&file_posix, run.c_str(), &options, &opened, nullptr, &err), STATUS_OK);
+    const Store store(opened);
+    std::filesystem::rename(run, dir.file("moved"));
+    std::filesystem::create_directory(run);
+    const std::set<std::string> theirs = {checkpoint_name(10), checkpoint_name(50), STORE_BEST_FILE,
+                                          STORE_STATE_FILE};
+    for (const std::string &name : theirs) {
+        std::ofstream(run + "/" + name) << "another run's";
+    }
+    char path[FILE_PATH_CAPACITY];
+    for (enum status status :
+         {store_supersede_newer(opened, 30, &err), store_supersede_best(opened, &err),
+          store_aside_path(opened, STORE_BEST_FILE, path, &err)}) {
+        EXPECT_EQ(status, STATUS_OUTPUT);
+        EXPECT_NE(strstr(err.message, "was deleted, moved or replaced"), nullptr) << err.message;
+    }
+    std::set<std::string> left;
+    for (const auto &entry : std::filesystem::directory_iterator(run)) {
+        left.insert(entry.path().filename());
+    }
+    EXPECT_EQ(left, theirs);
 }
 
 TEST(Supersede, OfTheWholeRingLeavesNoStateFile) {
