@@ -333,6 +333,7 @@ static enum status run(struct train *train, int *exit_code, struct error *err) {
         .init_from = train->init_from,
         .run_id = train->run_id,
     };
+    TRY(store_check_owned(train->store, false, err)); /* reading may have taken minutes */
     TRY(trainer_create(&setup, &train->trainer, err));
     train->began = true;
     write_config(train);

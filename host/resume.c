@@ -84,7 +84,8 @@ static void warn_of_superseded(const char *directory) {
         fprintf(
             stderr,
             "Warning: %s holds no checkpoint, but its " STORE_SUPERSEDED_DIRECTORY
-            "/ holds %zu: this is a new run. To go on from those, stop it and move them into %s\n",
+            "/ holds %zu: this is a new run. To go on from those, stop it and move the ones of one "
+            "course into %s, without the -2, -3, ... in their names\n",
             directory, count, directory);
     }
 }
@@ -161,7 +162,8 @@ static enum status find_own(const char *asked, const char *directory, char path[
     return STATUS_OK;
 }
 
-/* What was put aside is not from elsewhere: who names it wants it, and not the newest. */
+/* What was put aside is not from elsewhere: who names it wants it, and not the newest. Also where
+ * there is nothing else, as soon there would be. */
 static enum status refuse_superseded(const char *asked, const char *directory, struct error *err) {
     char aside[FILE_PATH_CAPACITY], shown[400], shown_directory[400];
     CHECK(!file_join_path(aside, sizeof aside, directory, STORE_SUPERSEDED_DIRECTORY) ||
@@ -201,6 +203,7 @@ enum status resume_find(const struct options *options, struct store *store, stru
     bool newest = strcmp(options->resume, "auto") == 0;
     if (!newest) {
         TRY(find_own(options->resume, directory, path, &own, err));
+        TRY(own ? STATUS_OK : refuse_superseded(options->resume, directory, err));
     }
     if (newest) {
         TRY(load_newest(store, out, err));
@@ -209,7 +212,6 @@ enum status resume_find(const struct options *options, struct store *store, stru
         TRY(load_file(path, out, err));
         out->supersede = true;
     } else if (count > 0) {
-        TRY(refuse_superseded(options->resume, directory, err));
         fprintf(stderr, "%s holds checkpoints of its own: going on from the newest, not from %s\n",
                 directory, options->resume);
         TRY(load_newest(store, out, err));

@@ -40,14 +40,39 @@ static enum status copy_aside(const struct trainer *trainer, const char *path, c
     return status;
 }
 
+/* Has the ring a checkpoint of that step? A link that leads nowhere just now says where one is. */
+static enum status has_step(const struct trainer_setup *setup, uint64_t step, bool *has,
+                            struct error *err) {
+    struct store_list list = {0};
+    bool is_broken_link = false;
+    *has = false;
+    TRY(store_scan(setup->files, store_directory(setup->store), &list, err));
+    for (size_t i = 0; i < list.count; i++) {
+        if (list.entries[i].step == step) {
+            *has = true;
+            is_broken_link = list.entries[i].is_broken_link;
+        }
+    }
+    store_list_free(&list);
+    CHECK(!is_broken_link, err, STATUS_INPUT,
+          "going back to %s would replace the checkpoint of step %" PRIu64 ", which is a link to a "
+          "file that is not there (a disk that is not mounted?): bring it back, or move the link "
+          "away",
+          setup->resumed_path, step);
+    return STATUS_OK;
+}
+
 enum status trainer_keep_replaced(struct trainer *trainer, struct error *err) {
     const struct trainer_setup *setup = &trainer->setup;
+    const uint64_t step = (uint64_t)trainer->state.step;
     char name[64], path[FILE_PATH_CAPACITY];
-    struct file_stat info;
-    store_checkpoint_name((uint64_t)trainer->state.step, name);
-    if (!setup->supersede || setup->resumed_in_ring ||
-        !file_join_path(path, sizeof path, store_directory(setup->store), name) ||
-        setup->files->stat(setup->files->context, path, &info) < 0) {
+    bool has;
+    if (!setup->supersede || setup->resumed_in_ring) {
+        return STATUS_OK;
+    }
+    TRY(has_step(setup, step, &has, err));
+    store_checkpoint_name(step, name);
+    if (!has || !file_join_path(path, sizeof path, store_directory(setup->store), name)) {
         return STATUS_OK;
     }
     struct checkpoint *there = NULL;

@@ -1,6 +1,9 @@
 // The best model and the real program: one that is damaged, missing, older, of another run or of
 // another course of this one is named, going back takes a newer one away, and nothing overwrites it.
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <sstream>
@@ -416,4 +419,35 @@ TEST_F(BestModel, ADirectoryThatIsNoLongerTheRunsIsLeftAlone) {
     EXPECT_FALSE(contains(outcome.err, "are kept")) << outcome.err;
     EXPECT_FALSE(contains(outcome.err, "Checkpoints kept")) << outcome.err;
     EXPECT_TRUE(checkpoint_steps(model()).empty());
+}
+
+// The directory goes while the data are read: training does not begin in what comes in its place.
+TEST_F(BestModel, ADirectoryThatWasReplacedWhileDataWereReadIsLeftAlone) {
+    const std::string pipe = dir_.file("pipe.jsonl");
+    ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+    const std::string lock = model() + "/.cairn-lock";
+    std::filesystem::remove(lock);
+    Process back(
+        {.program = "",
+         .arguments = train_arguments({"--data", pipe, "--resume", checkpoint_path(model(), 12)})});
+    // The data are opened once the directory is locked and the checkpoint found.
+    int writer = -1;
+    ASSERT_TRUE(back.wait_for([&] {
+        writer = open(pipe.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+        return writer >= 0;
+    })) << back.err();
+    ASSERT_TRUE(exists(lock));
+    std::filesystem::rename(model(), dir_.file("moved"));
+    std::filesystem::copy(dir_.file("moved"), model(), std::filesystem::copy_options::recursive);
+    const auto names = list_directory(model());
+    const auto logs = log_files(model());
+    const std::string data = read_file(dir_.file("train.jsonl"));
+    EXPECT_EQ(write(writer, data.data(), data.size()), static_cast<ssize_t>(data.size()));
+    close(writer);
+    const int code = back.wait();
+    const Outcome outcome = {code, back.out(), back.err()};
+    EXPECT_EXIT_CODE(outcome, 73);
+    EXPECT_SAYS(outcome, "was deleted, moved or replaced");
+    EXPECT_EQ(list_directory(model()), names);
+    EXPECT_EQ(log_files(model()), logs);
 }

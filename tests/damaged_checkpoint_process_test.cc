@@ -164,12 +164,15 @@ TEST_F(Damaged, GoingBackToWhatWasPutAsideIsRefusedAndSaysHow) {
     std::filesystem::copy_file(aside, mine);
     EXPECT_EXIT_CODE(train({"--max-steps", "16", "--resume", mine}), 0);
     EXPECT_EQ(checkpoint_difference(checkpoint_path(model(), 16), mine), "");
-    // In a directory that has none it is as good as any other file.
-    const std::string fresh = dir_.file("fresh");
+    // Also where there is nothing else: the same command would be refused once it has saved.
+    const std::string fresh = dir_.file("fresh"), only = fresh + "/superseded/" + base(16);
     std::filesystem::create_directories(fresh + "/superseded");
-    std::filesystem::copy_file(mine, fresh + "/superseded/" + base(16));
-    outcome = train(
-        {"--model-dir", fresh, "--epochs", "3", "--resume", fresh + "/superseded/" + base(16)});
+    std::filesystem::copy_file(mine, only);
+    outcome = train({"--model-dir", fresh, "--epochs", "3", "--resume", only});
+    EXPECT_EXIT_CODE(outcome, 66);
+    EXPECT_TRUE(checkpoint_steps(fresh).empty());
+    std::filesystem::copy_file(only, fresh + "/mine.zst");
+    outcome = train({"--model-dir", fresh, "--epochs", "3", "--resume", fresh + "/mine.zst"});
     EXPECT_EXIT_CODE(outcome, 0);
     EXPECT_EQ(checkpoint_steps(fresh).back(), 24u);
 }
@@ -237,6 +240,24 @@ TEST_F(Damaged, GoingBackToAFileUnderAnothersNameLosesNothing) {
     EXPECT_EQ(checkpoint_steps(model()), (std::vector<uint64_t>{4, 8, 9}));
     EXPECT_EQ(checkpoint_steps(model() + "/superseded"), (std::vector<uint64_t>{10, 12, 16}));
     EXPECT_EQ(read_file(model() + "/superseded/" + base(10)), bytes);
+}
+
+// A link says where a checkpoint is, also while its disk is away: it is not replaced.
+TEST_F(Damaged, GoingBackReplacesNoLinkThatLeadsNowhere) {
+    const std::string own = checkpoint_path(model(), 8), mine = model() + "/mine.zst";
+    std::filesystem::rename(own, mine);
+    std::filesystem::create_symlink(dir_.file("away.zst"), own);
+    const auto logs = log_files(model());
+    const std::vector<std::string> back = {"--epochs", "3", "--resume", mine};
+    const Outcome outcome = train(back);
+    EXPECT_EXIT_CODE(outcome, 66);
+    EXPECT_SAYS(outcome, "the checkpoint of step 8, which is a link to a file that is not there");
+    EXPECT_EQ(std::filesystem::read_symlink(own), dir_.file("away.zst"));
+    EXPECT_EQ(checkpoint_steps(model()).back(), 16u);
+    EXPECT_EQ(log_files(model()), logs);
+    std::filesystem::remove(own);
+    EXPECT_EXIT_CODE(train(back), 0);
+    EXPECT_EQ(checkpoint_steps(model() + "/superseded"), (std::vector<uint64_t>{12, 16}));
 }
 
 // Between the two moves of taking a going-back back nothing is left to go on from.
