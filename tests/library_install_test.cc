@@ -306,6 +306,9 @@ TEST_F(Install, AParentProjectHasFlagsOfItsOwn) {
                "cmake_minimum_required(VERSION 3.25)\n"
                "project(parent LANGUAGES C)\n"
                "add_subdirectory(" CAIRN_SOURCE_DIR " cairn EXCLUDE_FROM_ALL)\n"
+               "if(CMAKE_BUILD_TYPE)\n"
+               "  message(FATAL_ERROR \"a build type was chosen: ${CMAKE_BUILD_TYPE}\")\n"
+               "endif()\n"
                "add_executable(trainer " +
                    kExamples +
                    "/train_mlp.c)\n"

@@ -110,7 +110,10 @@ class Torch:
         import torch
         import torch.distributed
         import torch.distributed.checkpoint
-        from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
+        try:
+            from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
+        except ImportError:
+            sys.exit(f"PyTorch {torch.__version__} is too old: it takes 2.7 to save from a process of its own")
 
         self.torch, self.dcp, self.kinds = torch, torch.distributed.checkpoint, AsyncCheckpointerType
         self.tensors = {name: torch.from_numpy(value) for name, value in tensors.items()}

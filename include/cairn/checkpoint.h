@@ -49,12 +49,15 @@
  * SEVERAL PROCESSES: a directory takes one handle that writes. Where all processes of a run hold
  * the same state, let one of them save and restore, and send the state to the others. Where each
  * holds a part, each has a directory, and after a kill their newest checkpoints may be of different
- * steps. Let each cairn_checkpoint_wait, and all of them meet, before any saves again: then they
- * are one save apart at most, and keep_max must be 2 or more, so that those that are ahead still
- * have the step of the others. At the start they agree on the lowest step; those that are ahead
- * move their newer file away and call cairn_checkpoint_restore_latest once more. Where some have no
- * checkpoint yet, those that have one move it away and restore once more, too: found is false, and
- * tensors and values are still those of the first restore, so they have to be set as at a start.
+ * steps. Before any saves again let each cairn_checkpoint_wait, and tell the others what it
+ * returned: then they are one save apart at most. Where one has failed none may save any more until
+ * the run has been started again, or else retention deletes the step that all of them have.
+ * keep_max must be 2 or more, so that those that are ahead still have the step of the others; 3
+ * allow for a file that is damaged, too. At the start they agree on the lowest step; those that are
+ * ahead move their newer files away, call cairn_checkpoint_restore_latest once more, and compare
+ * again, until all have the same. Where some have no checkpoint yet, those that have one move it
+ * away and restore once more, too: found is false, and tensors and values are still those of the
+ * first restore, so they have to be set as at a start.
  *
  * GOING BACK: move the newer files out of the directory, then restore. A warm start of another run:
  * open the old directory read-only, add, restore, close; then open the new one, add, restore (it
@@ -209,8 +212,9 @@ struct cairn_checkpoint_options {
  * until the handle is closed or the process ends, however it ends; a child forked meanwhile that
  * does not exec has it too, and keeps it as long as it lives (the message then names the process
  * that forked it). Where the directory is deleted, moved or replaced the saves of this handle fail
- * from then on (CAIRN_ERROR_OUTPUT). Temporary files of killed processes are removed. `options`
- * NULL: the macro's. *out is NULL on failure. Blocking (a few file system calls). */
+ * from then on (CAIRN_ERROR_OUTPUT). Temporary files of killed processes are removed (where the
+ * file system has no locks, with the first save). `options` NULL: the macro's. *out is NULL on
+ * failure. Blocking (a few file system calls). */
 CAIRN_MUST_USE CAIRN_API enum cairn_status
 cairn_checkpoint_open(const char *directory, const struct cairn_checkpoint_options *options,
                       struct cairn_checkpoint **out, struct cairn_error *error);
