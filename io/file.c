@@ -167,6 +167,15 @@ int file_sync_directory(const struct file_table *files, const char *directory) {
     return result == -EINVAL || result == -EBADF ? 0 : result;
 }
 
+static int is_same_name(void *user, const char *listed) {
+    const char *const *name = user;
+    return strcmp(*name, listed) == 0;
+}
+
+int file_lists_name(const struct file_table *files, const char *directory, const char *name) {
+    return files->list(files->context, directory, is_same_name, &name);
+}
+
 static bool is_directory(const struct file_table *files, const char *path) {
     struct file_stat st;
     return files->stat(files->context, path, &st) == 0 && st.is_directory;

@@ -98,6 +98,10 @@ MUST_USE enum status file_make_directories(const struct file_table *files, const
  * this file system cannot fsync a directory, count as 0. Blocking. */
 int file_sync_directory(const struct file_table *files, const char *directory);
 
+/* Is `name` listed in a directory? 1, 0 or a negative errno. Looking at the file does not tell: a
+ * link that leads nowhere has its name all the same. Blocking. */
+int file_lists_name(const struct file_table *files, const char *directory, const char *name);
+
 /* Directory part of `path` ("." when it has none) into `out`; the part after the last slash is
  * returned, as a pointer into `path`. NULL when the directory part does not fit. */
 const char *file_split_path(const char *path, char *out, size_t capacity);
@@ -143,9 +147,9 @@ MUST_USE enum status publish_commit(struct publish *publish, struct error *err);
 /* Close and unlink the temporary. */
 void publish_abort(struct publish *publish);
 
-/* Could a file be published as `path` now? For paths that are needed only after hours. What is there
- * and is not a regular file (a directory, a device) is refused, STATUS_OUTPUT; STATUS_IO, with the
- * step that failed, where no temporary file can be made beside it. */
+/* Could a file be published as `path` now? For paths that are needed only after hours. What is
+ * there and is not a regular file (a directory, a device) is refused, STATUS_OUTPUT; STATUS_IO,
+ * with the step that failed, where no temporary file can be made beside it. */
 MUST_USE enum status publish_try(const struct file_table *files, const char *path,
                                  struct error *err);
 

@@ -89,10 +89,6 @@ static enum status scan_error(const char *what, const char *path, int negative_e
                      file_errno_text(negative_errno, reason, sizeof reason));
 }
 
-static int find_name(void *name, const char *listed) {
-    return strcmp(name, listed) == 0;
-}
-
 /* Size and time of one entry; *keep: it stays in the list. 0 or a negative errno. What is not there
  * has vanished since the listing, or is a link to a file that is not there: its name still is. */
 static int stat_entry(const struct file_table *files, const char *directory, const char *path,
@@ -100,7 +96,7 @@ static int stat_entry(const struct file_table *files, const char *directory, con
     struct file_stat st = {0};
     int result = files->stat(files->context, path, &st);
     if (result == -ENOENT) {
-        int listed = files->list(files->context, directory, find_name, entry->name);
+        int listed = file_lists_name(files, directory, entry->name);
         if (listed <= 0) {
             return listed == -ENOENT ? 0 : listed;
         }

@@ -60,8 +60,9 @@ static void describe_owner(struct store_lock *lock) {
     snprintf(lock->owner, sizeof lock->owner, "pid %ld on host %s\n", (long)getpid(), host);
 }
 
-/* `refused` here and below: the status where the system refuses. Of a start STATUS_OUTPUT; of a save
- * STATUS_IO, as the next one may have what lacked this time, and the directory is still ours. */
+/* `refused` here and below: the status where the system refuses. Of a start STATUS_OUTPUT; of a
+ * save STATUS_IO, as the next one may have what lacked this time, and the directory is still ours.
+ */
 static enum status write_owner(const struct file_table *files, struct store_lock *lock,
                                const char *path, enum status refused, struct error *err) {
     int result = files->truncate(files->context, lock->fd, 0);

@@ -356,26 +356,6 @@ static enum status make_aside(struct store *store, char directory[FILE_PATH_CAPA
     return file_make_directories(store->files, directory, err);
 }
 
-struct name_search {
-    const char *name;
-    bool found;
-};
-
-static int compare_name(void *user, const char *name) {
-    struct name_search *search = user;
-    search->found = strcmp(name, search->name) == 0;
-    return search->found ? 1 : 0;
-}
-
-/* Listed, not looked at: a link that leads nowhere just now has its name, too. */
-static enum status has_name(const struct store *store, const char *directory, const char *name,
-                            bool *has, struct error *err) {
-    struct name_search search = {.name = name};
-    int result = store->files->list(store->files->context, directory, compare_name, &search);
-    *has = search.found;
-    return result < 0 ? store_error(STATUS_IO, "list", directory, result, err) : STATUS_OK;
-}
-
 enum status store_aside_path(struct store *store, const char *name, char path[FILE_PATH_CAPACITY],
                              struct error *err) {
     char directory[FILE_PATH_CAPACITY], free_name[96];
@@ -384,9 +364,11 @@ enum status store_aside_path(struct store *store, const char *name, char path[FI
     TRY(make_aside(store, directory, err));
     snprintf(free_name, sizeof free_name, "%s", name);
     for (unsigned number = 2;; number++) {
-        bool taken;
-        TRY(has_name(store, directory, free_name, &taken, err));
-        if (!taken) {
+        int taken = file_lists_name(store->files, directory, free_name);
+        if (taken < 0) {
+            return store_error(STATUS_IO, "list", directory, taken, err);
+        }
+        if (taken == 0) {
             break;
         }
         snprintf(free_name, sizeof free_name, "%.*s-%u%s", stem, name, number, name + stem);

@@ -5,8 +5,8 @@
  *                        writer_account_settle   ... and what was put off was waited for
  *                        writer_account_take     a result, with all of its stall
  *
- * Memory is allocated by writer_account_init alone and bounded: a result that nobody fetches neither
- * blocks the writer nor piles up.
+ * Memory is allocated by writer_account_init alone and bounded: a result that nobody fetches
+ * neither blocks the writer nor piles up.
  *
  * THREADS: none of its own, and no lock: call with the writer's mutex held (io/writer.c), but for
  * init and deinit.

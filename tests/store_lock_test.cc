@@ -48,6 +48,13 @@ void empty_in_place(MemoryFiles &disk, const std::string &path) {
     ASSERT_EQ(files->close(files->context, fd), 0);
 }
 
+// Every such call on the lock file fails, until heal().
+void refuse(FaultyFiles &files, FileCall call, int error) {
+    files.fail_where([call](FileCall made, const std::string &path,
+                            bool) { return made == call && path == kLock; },
+                     error);
+}
+
 // ---- with locks ----
 
 TEST(StoreLock, WhatWasOpenedIsOurs) {
@@ -129,9 +136,7 @@ TEST(StoreLock, ALockFileThatCannotBeMadeAnewIsTriedAgain) {
     FaultyFiles files(disk.table());
     Store store = open_at(files.table(), kRun, STATUS_OK);
     disk.remove(kLock);
-    files.fail_where([](FileCall made, const std::string &path,
-                        bool) { return made == FileCall::Open && path == kLock; },
-                     EMFILE);
+    refuse(files, FileCall::Open, EMFILE);
     expect_owned(store, STATUS_IO, "EMFILE");
     files.heal();
     expect_owned(store, STATUS_OK);
@@ -349,9 +354,7 @@ TEST_F(Lockless, AClaimStandsWhereTheLockFileWasDeletedAlone) {
     const std::string owner = disk.get(kLock).value();
     for (FileCall call : {FileCall::Open, FileCall::Read, FileCall::Write}) {
         disk.remove(kLock);
-        files.fail_where([call](FileCall made, const std::string &path,
-                                bool) { return made == call && path == kLock; },
-                         EIO);
+        refuse(files, call, EIO);
         expect_owned(first, STATUS_IO, "EIO");
         files.heal();
         expect_owned(first, STATUS_OK);
@@ -367,9 +370,7 @@ TEST_F(Lockless, AClaimThatCannotBeReadIsNotTaken) {
     disk.remove(kLock);
     disk.put(kLock, "pid 7 on host other\n");
     for (FileCall call : {FileCall::Open, FileCall::Lock, FileCall::Read}) {
-        files.fail_where([call](FileCall made, const std::string &path,
-                                bool) { return made == call && path == kLock; },
-                         EIO);
+        refuse(files, call, EIO);
         expect_owned(first, STATUS_IO, "EIO");
         files.heal();
     }
@@ -397,9 +398,7 @@ TEST_F(Lockless, WhatCannotBeReadIsAnError) {
     Store store = open_at(files.table(), kRun, STATUS_OK);
     expect_owned(store, STATUS_OK);
     for (FileCall call : {FileCall::Open, FileCall::Read}) {
-        files.fail_where([call](FileCall made, const std::string &path,
-                                bool) { return made == call && path == kLock; },
-                         EIO);
+        refuse(files, call, EIO);
         expect_owned(store, STATUS_IO, "EIO");
         files.heal();
     }
