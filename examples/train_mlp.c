@@ -10,9 +10,8 @@
  * is no position to keep.
  *
  * -DHIDDEN=N chooses the number of hidden units. Weights and momentum are 80 bytes of each: with
- * 65536, 5 MB, they are so large that a save leaves them where they are until the next update,
- * because they are added as steady (at least 4 MiB of such tensors; checkpoint.h). Below that, as
- * with the default, a save copies them at once. -DBATCH=N: examples a step.
+ * 65536, 5 MB. They are added as steady (checkpoint.h): a save leaves them where they are, and they
+ * are copied beside the next step, until its update. -DBATCH=N: examples a step.
  */
 #include <inttypes.h>
 #include <math.h>

@@ -274,14 +274,14 @@ static bool can_wait(const struct snapshot_pool *pool, const struct snapshot_sou
     return source->steady && (source->kind == SNAPSHOT_HOST || pool->be->unified_memory);
 }
 
-/* Bytes that are copied later: all that can wait, or none when they are too few to be worth it. */
+/* Bytes that are copied later. */
 static size_t bytes_to_put_off(const struct snapshot_pool *pool,
                                const struct snapshot_source *sources, size_t count) {
     size_t total = 0;
     for (size_t i = 0; i < count; i++) {
         total += can_wait(pool, &sources[i]) ? bytes_to_copy(&sources[i]) : 0;
     }
-    return total >= SNAPSHOT_PUT_OFF_BYTES ? total : 0;
+    return total;
 }
 
 /* ---- fill and wait ---- */
@@ -295,7 +295,7 @@ static void copy_host_values(struct snapshot_slot *slot, const struct snapshot_s
             continue;
         }
         void *to = slot->tensors[i].data = slot->host_copy + offset;
-        if (slot->put_off_bytes > 0 && can_wait(slot->pool, &sources[i])) {
+        if (can_wait(slot->pool, &sources[i])) {
             put_off_add(&slot->put_off, to, sources[i].view.data, bytes);
         } else {
             memory_copy(to, sources[i].view.data, bytes);
@@ -320,7 +320,7 @@ static enum status copy_device_tensors(struct snapshot_slot *slot,
             continue;
         }
         size_t offset = (size_t)((uint8_t *)slot->tensors[i].data - slot->device_copy);
-        if (slot->put_off_bytes > 0 && can_wait(pool, &sources[i])) {
+        if (can_wait(pool, &sources[i])) {
             put_off_add(&slot->put_off, image + offset, sources[i].view.data, bytes);
         } else {
             TRY(table->copy(pool->be, image + offset, sources[i].view.data, bytes,

@@ -8,11 +8,10 @@
  * Constants (the vocabulary) are not copied: they never change.
  *
  * In host memory there is no copy engine, and a large state takes a processor milliseconds. So a
- * tensor may be called steady: its owner promises to call snapshot_settle before he changes it. Of
- * a state with SNAPSHOT_PUT_OFF_BYTES of them or more these are not copied in snapshot_fill but by
- * snapshot_wait, on the writer's thread, by snapshot_assist, on any, and by snapshot_settle,
- * whichever is there first: what is between save and update, a forward and a backward pass, hides
- * the copy.
+ * tensor may be called steady: its owner promises to call snapshot_settle before he changes it.
+ * Such tensors are not copied in snapshot_fill but by snapshot_wait, on the writer's thread, by
+ * snapshot_assist, on any, and by snapshot_settle, whichever is there first: what is between save
+ * and update, a forward and a backward pass, hides the copy.
  *
  * Usage (trainer):                                   (writer thread):
  *     slot = snapshot_acquire(pool);                     snapshot_wait(slot, err);
@@ -43,10 +42,6 @@ extern "C" {
 #endif
 
 enum { SNAPSHOT_SLOTS = 2, SNAPSHOT_TENSORS_MAX = 1024 };
-
-/* Fewer bytes are copied at once: that takes less than 150 us, and a second thread that copies
- * beside the step costs more than it hides. */
-enum { SNAPSHOT_PUT_OFF_BYTES = 4 << 20 };
 
 enum snapshot_kind {
     SNAPSHOT_DEVICE,  /* view.data lies in the device region; in a gathering pool anywhere */

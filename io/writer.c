@@ -499,16 +499,8 @@ static enum status start_thread(struct writer *writer, void *(*body)(void *), pt
     return STATUS_OK;
 }
 
-/* A small state is copied in the call; nobody waits for the copier then. */
-static bool may_put_off(const struct writer *writer, size_t device_bytes) {
-    size_t by_device = writer->be->unified_memory ? device_bytes : 0;
-    return by_device + writer->options.host_capacity >= SNAPSHOT_PUT_OFF_BYTES;
-}
-
-static enum status start_threads(struct writer *writer, size_t device_bytes, struct error *err) {
-    if (may_put_off(writer, device_bytes)) {
-        TRY(start_thread(writer, copier_thread, &writer->copier, &writer->has_copier, err));
-    }
+static enum status start_threads(struct writer *writer, struct error *err) {
+    TRY(start_thread(writer, copier_thread, &writer->copier, &writer->has_copier, err));
     return start_thread(writer, writer_thread, &writer->thread, &writer->has_thread, err);
 }
 
@@ -520,7 +512,7 @@ static enum status init_writer(struct writer *writer, struct backend *be, const 
     TRY(writer_targets_init(&writer->publisher, &writer->options, err));
     TRY(snapshot_pool_create(be, device_region, device_bytes, writer->options.host_capacity,
                              writer->options.direct, &writer->pool, err));
-    return start_threads(writer, device_bytes, err);
+    return start_threads(writer, err);
 }
 
 enum status writer_create(const struct writer_options *options, struct backend *be,

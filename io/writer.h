@@ -23,10 +23,9 @@
  *     writer_drain(writer);                                                waits for all of them
  *     writer_free(writer);
  *
- * THREADS: writer_create starts the thread, writer_free joins it; everything else is called by the
- * trainer's thread. Where the state is so large that copies may be put off (io/snapshot.h) there is
- * a second thread, the copier, which makes them while the writer is still at an earlier save. Both
- * block all signals.
+ * THREADS: writer_create starts the thread and a second one, the copier, which makes the copies
+ * that were put off (io/snapshot.h) while the writer is still at an earlier save; writer_free joins
+ * both. Everything else is called by the trainer's thread. Both block all signals.
  */
 #ifndef CAIRN_IO_WRITER_H
 #define CAIRN_IO_WRITER_H

@@ -1,4 +1,4 @@
-// A state that is large enough for its copy to be put off: each save of a run, copied beside the
+// A state that is large enough for its copy to take a while: each save of a run, copied beside the
 // step that follows it, holds what a run that ends at that step has in its last save.
 #include <signal.h>
 

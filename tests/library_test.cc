@@ -478,7 +478,7 @@ TEST(Library, AMisfitIsRefusedBeforeAnythingIsTouched) {
 TEST(Library, SteadyTensorsHoldTheValuesOfTheSave) {
     MemoryFiles disk;
     Trainer trainer(&disk);
-    constexpr size_t kLarge = SNAPSHOT_PUT_OFF_BYTES / sizeof(float) + 1000;
+    constexpr size_t kLarge = (1 << 20) + 1000;
     std::vector<float> weights(kLarge), loss(4);
     ASSERT_EQ(trainer.open(), CAIRN_OK);
     trainer.add_all();

@@ -262,22 +262,20 @@ TEST(Refused, AWriterThatIsCreated) {
     FakeBackend device(FakeBackend::UNIFIED);
     MemoryFiles disk;
     std::vector<float> region(SmallRun::FLOATS);
-    struct writer_options options = {disk.table(), nullptr, 1, WRITER_BUSY_SKIP, 64, 2, false};
-    for (size_t host_capacity : {size_t{64}, size_t{SNAPSHOT_PUT_OFF_BYTES}}) { // and a copier
-        options.host_capacity = host_capacity;
-        const size_t failures = refuse_each([&](Refusal &refusal, struct error *err) {
-            struct writer *writer = nullptr;
-            refusal.arm();
-            const enum status status = writer_create(&options, device.get(), region.data(),
-                                                     region.size() * sizeof(float), &writer, err);
-            refusal.disarm();
-            EXPECT_EQ(writer != nullptr, status == STATUS_OK);
-            writer_free(writer);
-            EXPECT_EQ(device.host_bytes(), 0u);
-            return status;
-        });
-        EXPECT_GE(failures, 20u);
-    }
+    const struct writer_options options = {disk.table(), nullptr, 1,    WRITER_BUSY_SKIP,
+                                           64,           2,       false};
+    const size_t failures = refuse_each([&](Refusal &refusal, struct error *err) {
+        struct writer *writer = nullptr;
+        refusal.arm();
+        const enum status status = writer_create(&options, device.get(), region.data(),
+                                                 region.size() * sizeof(float), &writer, err);
+        refusal.disarm();
+        EXPECT_EQ(writer != nullptr, status == STATUS_OK);
+        writer_free(writer);
+        EXPECT_EQ(device.host_bytes(), 0u);
+        return status;
+    });
+    EXPECT_GE(failures, 20u);
 }
 
 // The save with the refusal, its result in `err`; then one without.

@@ -13,8 +13,8 @@
 # system without room, a limit on the size of files, two trainers in one directory, damaged, exchanged and
 # foreign files, clocks that jump (libfaketime). After each the same command must come to the same end, bit
 # for bit, as a run that nobody disturbed. The table lists what was hit, and what cannot be tried here. A
-# third of the trials with kills, stop signals, system calls, disks train a model so large that the copy for a
-# save is put off; in the table these have lines of their own ("kill, large").
+# third of the trials with kills, stop signals, system calls, disks train a model so large that the copy of a
+# save takes a while; in the table these have lines of their own ("kill, large").
 # System calls begin with EIO, ENOSPC, EINTR and a delay in each of open, write, fsync, rename and unlink,
 # kills and stop signals with each phase of a run (loading, mid-epoch, saving, validation, between two epochs,
 # end), in an order of the seed. A run of five minutes or more aims at what it missed again until it has hit

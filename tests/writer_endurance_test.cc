@@ -82,12 +82,12 @@ TEST(WriterEndurance, TwoThousandSavesLeaveMemoryAndDescriptorsAsTheyWere) {
               "requested 2200 saved 2200 skipped 0 delayed 0 failed 0 lost 0");
 }
 
-// A state whose copy is put off, saved so fast that the next save waits for the one before. Every
+// A state whose copy takes a while, saved so fast that the next save waits for the one before. Every
 // other value is zero: all frames shrink, so that there is something to compress for each thread,
 // and always as much (zstd gives memory back that it has not needed for long).
 class LargeRun {
   public:
-    static constexpr size_t FLOATS = SNAPSHOT_PUT_OFF_BYTES / sizeof(float);
+    static constexpr size_t FLOATS = 1 << 20;
 
     LargeRun(const std::string &directory, unsigned threads)
         : directory_(directory), device_(FakeBackend::UNIFIED), weights_(FLOATS, 0.0F) {

@@ -319,35 +319,32 @@ unsigned long long blocked_signals(const std::string &task) {
 
 TEST(WriterThread, ItsThreadsBlockAllSignalsAndOnlyItsThreads) {
     std::thread([] {}).join(); // with the first one a sanitizer starts a thread of its own
-    for (size_t host_capacity : {size_t{64}, size_t{SNAPSHOT_PUT_OFF_BYTES}}) { // and a copier
-        FakeBackend device(FakeBackend::UNIFIED);
-        MemoryFiles disk;
-        const struct writer_options options = {disk.table(),  nullptr, 1,    WRITER_BUSY_SKIP,
-                                               host_capacity, 1,       false};
-        std::set<std::string> before = tasks();
-        sigset_t mask_before, mask_after;
-        sigemptyset(&mask_before);
-        sigaddset(&mask_before, SIGUSR2);
-        pthread_sigmask(SIG_SETMASK, &mask_before, nullptr);
-        struct writer *writer = nullptr;
-        ASSERT_EQ(writer_create(&options, device.get(), nullptr, 0, &writer, nullptr), STATUS_OK);
-        pthread_sigmask(SIG_SETMASK, nullptr, &mask_after);
-        size_t added = 0;
-        for (const std::string &task : tasks()) {
-            if (before.count(task) == 1) {
-                continue;
-            }
-            added++;
-            unsigned long long blocked = blocked_signals(task);
-            for (int signal :
-                 {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGPIPE, SIGALRM, SIGCHLD}) {
-                EXPECT_TRUE(blocked >> (signal - 1) & 1) << strsignal(signal);
-                EXPECT_EQ(sigismember(&mask_before, signal), sigismember(&mask_after, signal));
-            }
+    FakeBackend device(FakeBackend::UNIFIED);
+    MemoryFiles disk;
+    const struct writer_options options = {disk.table(), nullptr, 1,    WRITER_BUSY_SKIP,
+                                           64,           1,       false};
+    std::set<std::string> before = tasks();
+    sigset_t mask_before, mask_after;
+    sigemptyset(&mask_before);
+    sigaddset(&mask_before, SIGUSR2);
+    pthread_sigmask(SIG_SETMASK, &mask_before, nullptr);
+    struct writer *writer = nullptr;
+    ASSERT_EQ(writer_create(&options, device.get(), nullptr, 0, &writer, nullptr), STATUS_OK);
+    pthread_sigmask(SIG_SETMASK, nullptr, &mask_after);
+    size_t added = 0;
+    for (const std::string &task : tasks()) {
+        if (before.count(task) == 1) {
+            continue;
         }
-        EXPECT_EQ(added, host_capacity == 64 ? 1u : 2u);
-        writer_free(writer);
+        added++;
+        unsigned long long blocked = blocked_signals(task);
+        for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGPIPE, SIGALRM, SIGCHLD}) {
+            EXPECT_TRUE(blocked >> (signal - 1) & 1) << strsignal(signal);
+            EXPECT_EQ(sigismember(&mask_before, signal), sigismember(&mask_after, signal));
+        }
     }
+    EXPECT_EQ(added, 2u);
+    writer_free(writer);
 }
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)

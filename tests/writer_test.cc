@@ -564,38 +564,6 @@ int policy_of(const std::string &thread) {
     return sched_getscheduler(static_cast<pid_t>(std::stol(thread)));
 }
 
-// The writer of a run begun on a thread of the given policy: its policy when it has nothing to do,
-// while it writes the first save, and when it rests again.
-void watch_policies(int policy, std::vector<int> *seen) {
-    const struct sched_param none = {};
-    ASSERT_EQ(sched_setscheduler(0, policy, &none), 0);
-    const std::set<std::string> before = thread_ids();
-    SmallRun run;
-    std::set<std::string> ids = thread_ids(), fresh;
-    std::set_difference(ids.begin(), ids.end(), before.begin(), before.end(),
-                        std::inserter(fresh, fresh.end()));
-    ASSERT_EQ(fresh.size(), 1u);
-    const std::string writer = *fresh.begin();
-    writer_drain(run.writer);
-    while (policy == SCHED_OTHER && policy_of(writer) != SCHED_BATCH) { // it has just been started
-        std::this_thread::yield();
-    }
-    seen->push_back(policy_of(writer));
-    run.files.hold(is_checkpoint_write);
-    ASSERT_EQ(run.save_step(1), SAVE_ACCEPTED);
-    run.files.wait_until_held();
-    seen->push_back(policy_of(writer));
-    run.files.release();
-    ASSERT_EQ(run.drain().size(), 1u);
-    seen->push_back(policy_of(writer));
-}
-
-TEST(Writer, YieldsWhileItWaitsAndHurriesWhenItHasRested) {
-    std::vector<int> seen;
-    std::thread(watch_policies, SCHED_OTHER, &seen).join();
-    EXPECT_EQ(seen, (std::vector<int>{SCHED_BATCH, SCHED_OTHER, SCHED_BATCH}));
-}
-
 // Asleep: all that a fresh thread does before it waits for work is done.
 bool is_asleep(const std::string &thread) {
     std::ifstream file("/proc/self/task/" + thread + "/stat");
@@ -604,42 +572,52 @@ bool is_asleep(const std::string &thread) {
     return at != std::string::npos && text.compare(at + 2, 1, "S") == 0;
 }
 
-// The policies of both threads of a writer that may put copies off, begun on a thread of the given
-// policy, when they have nothing to do.
-void watch_the_copier(int policy, std::vector<int> *seen) {
+using Policies = std::multiset<int>; // of the writer's thread and the copier's
+
+// Those of a run begun on a thread of the given policy: when there is nothing to do, while the
+// first save is written, and when there is nothing to do again.
+void watch_policies(int policy, std::vector<Policies> *seen) {
     const struct sched_param none = {};
     ASSERT_EQ(sched_setscheduler(0, policy, &none), 0);
     const std::set<std::string> before = thread_ids();
-    FakeBackend device(FakeBackend::UNIFIED);
-    MemoryFiles disk;
-    const struct writer_options options = {disk.table(),           nullptr, 1,    WRITER_BUSY_SKIP,
-                                           SNAPSHOT_PUT_OFF_BYTES, 1,       false};
-    struct writer *writer = nullptr;
-    ASSERT_EQ(writer_create(&options, device.get(), nullptr, 0, &writer, nullptr), STATUS_OK);
-    for (const std::string &thread : thread_ids()) {
-        if (before.count(thread) == 0) {
-            while (!is_asleep(thread)) {
-                std::this_thread::yield();
-            }
-            seen->push_back(policy_of(thread));
+    SmallRun run;
+    std::set<std::string> ids = thread_ids(), fresh;
+    std::set_difference(ids.begin(), ids.end(), before.begin(), before.end(),
+                        std::inserter(fresh, fresh.end()));
+    ASSERT_EQ(fresh.size(), 2u);
+    auto look = [&] {
+        Policies policies;
+        for (const std::string &thread : fresh) {
+            policies.insert(policy_of(thread));
+        }
+        seen->push_back(policies);
+    };
+    for (const std::string &thread : fresh) {
+        while (!is_asleep(thread)) {
+            std::this_thread::yield();
         }
     }
-    writer_free(writer);
+    look();
+    run.files.hold(is_checkpoint_write);
+    ASSERT_EQ(run.save_step(1), SAVE_ACCEPTED);
+    run.files.wait_until_held();
+    look();
+    run.files.release();
+    ASSERT_EQ(run.drain().size(), 1u);
+    look();
 }
 
-TEST(Writer, ItsCopierYieldsTooUnlessTheUserChose) {
-    std::vector<int> seen;
-    std::thread(watch_the_copier, SCHED_OTHER, &seen).join();
-    EXPECT_EQ(seen, (std::vector<int>{SCHED_BATCH, SCHED_BATCH}));
-    seen.clear();
-    std::thread(watch_the_copier, SCHED_IDLE, &seen).join();
-    EXPECT_EQ(seen, (std::vector<int>{SCHED_IDLE, SCHED_IDLE}));
+TEST(Writer, ItsThreadsYieldWhileTheyWaitAndTheWriterHurriesWhenItHasRested) {
+    std::vector<Policies> seen;
+    std::thread(watch_policies, SCHED_OTHER, &seen).join();
+    const Policies yielding = {SCHED_BATCH, SCHED_BATCH};
+    EXPECT_EQ(seen, (std::vector<Policies>{yielding, {SCHED_BATCH, SCHED_OTHER}, yielding}));
 }
 
 TEST(Writer, LeavesAPolicyThatTheUserChose) {
-    std::vector<int> seen;
+    std::vector<Policies> seen;
     std::thread(watch_policies, SCHED_IDLE, &seen).join();
-    EXPECT_EQ(seen, (std::vector<int>{SCHED_IDLE, SCHED_IDLE, SCHED_IDLE}));
+    EXPECT_EQ(seen, (std::vector<Policies>(3, {SCHED_IDLE, SCHED_IDLE})));
 }
 
 TEST(Writer, FreeFinishesWhatIsQueued) {
