@@ -21,8 +21,8 @@
  * block but the first half of an interval.
  *
  * The mode `copy` is no way to save: where a save is due it copies the state once into one of two
- * buffers and waits for it. It says what the least stall is that a snapshot can have, measured like
- * one.
+ * buffers and waits for it. It says what the least stall is that a snapshot without overlap can
+ * have, measured like one.
  *
  * THREADS: the main thread.
  */

@@ -2,7 +2,8 @@
  *
  * As in a training run: the trainer takes a free slot and enqueues the copies, never waiting; a
  * thread in the writer's place waits for the bytes and gives the slot back. Nothing is compressed
- * or written, so that what is timed is the device's part of a save.
+ * or written, so that what is timed is the device's part of a save. No tensor is called steady: in
+ * host memory, where a trainer leaves the copy to the writer, it is made and timed here.
  *
  * THREADS: the caller's is the trainer's; one more is made and joined here.
  */

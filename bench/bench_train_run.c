@@ -32,7 +32,9 @@ struct bench_train_run {
     struct writer *writer;
     struct snapshot_source sources[SOURCES];
     size_t source_count;
-    uint64_t step; /* of the model: updates so far */
+    uint64_t step;          /* of the model: updates so far */
+    double settled_seconds; /* what updates have waited for copies so far */
+    double stall_seconds;   /* of the latest save that was accepted */
 };
 
 const struct corpora *bench_train_run_corpora(const struct bench_train_run *run) {
@@ -297,10 +299,20 @@ static enum status save(struct bench_train_run *run, bool must, struct bench_tra
     if (outcome == SAVE_ACCEPTED) {
         pass->saves++;
         pass->save_seconds_max = fmax(pass->save_seconds_max, seconds);
+        run->stall_seconds = seconds;
     } else {
         pass->skipped++;
     }
     return STATUS_OK;
+}
+
+/* What an update waited for the copies of the latest save is a part of what that one took. */
+static void add_settled(struct bench_train_run *run, struct bench_train_pass *pass) {
+    double before = run->settled_seconds;
+    run->settled_seconds = writer_settled(run->writer).seconds;
+    run->stall_seconds += run->settled_seconds - before;
+    pass->save_seconds += run->settled_seconds - before;
+    pass->save_seconds_max = fmax(pass->save_seconds_max, run->stall_seconds);
 }
 
 /* What has become of the saves; the latest failure ends the benchmark. */
@@ -343,6 +355,7 @@ static enum status train_steps(struct bench_train_run *run, uint64_t steps, bool
         enum status status = train_step(run, batch, err);
         batcher_recycle(run->batcher, batch);
         TRY(status);
+        add_settled(run, pass);
         TRY(check_sums(run, i == steps, err));
         bool last = save_at_end && i == steps;
         if (last || (every > 0 && i % every == 0)) {
@@ -350,6 +363,9 @@ static enum status train_steps(struct bench_train_run *run, uint64_t steps, bool
         }
         TRY(collect_saves(run, err));
     }
+    writer_settle(run->writer); /* as the step after the last one would */
+    add_settled(run, pass);
+    run->stall_seconds = 0;
     return run->be->table->stream_synchronize(run->be, BACKEND_STREAM_COMPUTE, err);
 }
 

@@ -59,7 +59,7 @@ MUST_USE enum status bench_train_run_work(struct bench_train_run *run, uint64_t 
 struct bench_train_pass {
     double seconds;       /* from the request for the first batch until the last update has run */
     double batch_seconds; /* of that: waiting for batches */
-    double save_seconds;  /* of that: saves, as long as they held the trainer up */
+    double save_seconds;  /* of that: saves, and updates that waited for their copies */
     uint64_t saves;       /* that were accepted */
     uint64_t skipped;     /* that were due while both snapshots were taken */
     double save_seconds_max; /* the longest of them */

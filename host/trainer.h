@@ -12,8 +12,8 @@
  *     status = trainer_run(trainer, &outcome, err);
  *     trainer_free(trainer);
  *
- * THREADS: the main thread. It owns model, backend, history and progress; the writer and the
- * batcher bring a thread of their own each.
+ * THREADS: the main thread. It owns model, backend, history and progress; the writer
+ * brings two threads of its own, the batcher one.
  */
 #ifndef CAIRN_HOST_TRAINER_H
 #define CAIRN_HOST_TRAINER_H

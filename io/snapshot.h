@@ -45,7 +45,8 @@ enum { SNAPSHOT_SLOTS = 2, SNAPSHOT_TENSORS_MAX = 1024 };
 
 enum snapshot_kind {
     SNAPSHOT_DEVICE,  /* view.data lies in the device region; in a gathering pool anywhere */
-    SNAPSHOT_HOST,    /* copied by value; view.data may change after snapshot_fill returns */
+    SNAPSHOT_HOST,    /* copied by value; view.data may change after snapshot_fill returns, unless
+                         it is called steady */
     SNAPSHOT_CONSTANT /* view.data stays valid and unchanged as long as the pool lives */
 };
 

@@ -533,7 +533,7 @@ enum status writer_create(const struct writer_options *options, struct backend *
 }
 
 static void stop_threads(struct writer *writer) {
-    if (!writer->has_thread && !writer->has_copier) {
+    if (!writer->has_copier) { /* the first that is started */
         return;
     }
     pthread_mutex_lock(&writer->mutex);
@@ -544,9 +544,7 @@ static void stop_threads(struct writer *writer) {
     if (writer->has_thread) {
         pthread_join(writer->thread, NULL);
     }
-    if (writer->has_copier) {
-        pthread_join(writer->copier, NULL);
-    }
+    pthread_join(writer->copier, NULL);
 }
 
 void writer_free(struct writer *writer) {

@@ -27,8 +27,8 @@ struct Kills {
 };
 // On a slow disk each kill takes many steps.
 const Kills kSmall = {10, 3, kSteps / 20, kEvery, kSteps, 2000};
-// Weights and momentum of 5 MB, whose copy takes a while, and steps that are shorter than a save: one
-// that is accepted while the writer is at another is still to be copied when the update comes.
+// Weights and momentum of 5 MB, whose copy takes a while, and steps that are shorter than a save:
+// one that is accepted while the writer is at another is still to be copied when the update comes.
 const std::string kLargeFlags = " -DHIDDEN=65536 -DBATCH=1";
 const Kills kLarge = {5, 5, 3, 1, 0, 40000};
 

@@ -21,6 +21,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "io/store.h"
@@ -461,11 +462,16 @@ TEST(Refused, WithoutAHostNameOrATimeTheFilesSayUnknown) {
 }
 
 TEST(Refused, AWriterThatMayNotChangeItsPolicySavesAllTheSame) {
-    plan.set("pthread_setschedparam", EPERM, 1);
+    const int enough = 100;
+    plan.set("pthread_setschedparam", EPERM, enough);
     SmallRun run;
+    while (plan.left() > enough - 2) { // its thread asks when it begins, and so does the copier
+        std::this_thread::yield();
+    }
     run.save_step(1);
     ASSERT_EQ(run.drain()[0].status, STATUS_OK);
-    EXPECT_EQ(plan.left(), 0); // and it did not ask again, or it would have been told yes
+    EXPECT_EQ(plan.left(), enough - 2); // neither asked again
+    plan.set("", 0, 0);
     EXPECT_EQ(run.problem_of(1), "");
 }
 

@@ -517,28 +517,58 @@ TEST_P(SnapshotOnBoth, AFailedWaitIsReported) {
     snapshot_release(slot);
 }
 
-// ---- host values whose copy is put off, beside a region on the device ----
+// ---- steady host values beside tensors of the device ----
 
-TEST_P(SnapshotOnBoth, SteadyHostValuesBesideARegionAreThoseOfTheCall) {
-    State state(GetParam());
-    std::vector<float> large(1 << 20, 3.0F);
-    const uint64_t count[] = {large.size()};
+// One that gathers or copies the region, staged or direct where the device has its own memory.
+struct snapshot_pool *pool_of_kind(State *state, bool gathers, bool direct,
+                                   const std::vector<struct snapshot_source> &list) {
+    const size_t bytes =
+        gathers ? snapshot_gathered_bytes(list.data(), list.size()) : FLOATS * sizeof(float);
+    struct snapshot_pool *pool = nullptr;
+    struct error err = {};
+    EXPECT_EQ(snapshot_pool_create(state->device.get(), gathers ? nullptr : state->region, bytes,
+                                   64, direct, &pool, &err),
+              STATUS_OK)
+        << err.message;
+    return pool;
+}
+
+// Neither host values nor tensors of the device change before settle; one of these is called
+// steady, too, which means something where memory is unified.
+void expect_steady_host_values(FakeBackend::Kind kind, bool gathers, bool direct) {
+    State state(kind);
+    std::vector<float> host(1000, 3.0F);
+    const uint64_t count[] = {host.size()};
     std::vector<struct snapshot_source> list = state.sources();
-    list.push_back({tensor_make("large", DTYPE_F32, large.data(), 1, count), SNAPSHOT_HOST, true});
+    list.push_back({tensor_make("host", DTYPE_F32, host.data(), 1, count), SNAPSHOT_HOST, true});
+    list[3].steady = true;
+    struct snapshot_pool *pool = pool_of_kind(&state, gathers, direct, list);
     state.train_to(20);
-    struct snapshot_slot *slot = snapshot_acquire(state.pool);
+    struct snapshot_slot *slot = snapshot_acquire(pool);
     struct error err = {};
     ASSERT_EQ(snapshot_fill(slot, list.data(), list.size(), &err), STATUS_OK) << err.message;
-    EXPECT_EQ(slot->put_off_bytes, large.size() * sizeof(float));
-    snapshot_settle(state.pool);
-    std::fill(large.begin(), large.end(), 4.0F);
+    const size_t steady_floats = kind == FakeBackend::UNIFIED ? 2000 + host.size() : host.size();
+    EXPECT_EQ(slot->put_off_bytes, steady_floats * sizeof(float));
+    snapshot_settle(pool);
+    std::fill(host.begin(), host.end(), 4.0F);
     state.train_to(-1);
     ASSERT_EQ(snapshot_wait(slot, &err), STATUS_OK) << err.message;
     EXPECT_EQ(wrong_floats(slot, 20), 0u);
     const float *copied = static_cast<const float *>(slot->tensors[4].data);
-    EXPECT_EQ(std::count(copied, copied + large.size(), 3.0F),
-              static_cast<std::ptrdiff_t>(large.size()));
+    EXPECT_EQ(std::vector<float>(copied, copied + host.size()),
+              std::vector<float>(host.size(), 3.0F));
     snapshot_release(slot);
+    snapshot_pool_free(pool);
+}
+
+TEST_P(SnapshotOnBoth, SteadyHostValuesAreThoseOfTheCallInEveryPool) {
+    for (bool gathers : {false, true}) {
+        for (bool direct : {false, true}) {
+            SCOPED_TRACE(std::string(gathers ? "gathers" : "region") +
+                         (direct ? ", direct" : ", staged"));
+            expect_steady_host_values(GetParam(), gathers, direct);
+        }
+    }
 }
 
 // ---- only an asynchronous device can show these ----

@@ -82,9 +82,9 @@ TEST(WriterEndurance, TwoThousandSavesLeaveMemoryAndDescriptorsAsTheyWere) {
               "requested 2200 saved 2200 skipped 0 delayed 0 failed 0 lost 0");
 }
 
-// A state whose copy takes a while, saved so fast that the next save waits for the one before. Every
-// other value is zero: all frames shrink, so that there is something to compress for each thread,
-// and always as much (zstd gives memory back that it has not needed for long).
+// A state whose copy takes a while, saved so fast that the next save waits for the one before.
+// Every other value is zero: all frames shrink, so that there is something to compress for each
+// thread, and always as much (zstd gives memory back that it has not needed for long).
 class LargeRun {
   public:
     static constexpr size_t FLOATS = 1 << 20;

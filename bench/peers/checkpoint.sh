@@ -21,7 +21,7 @@
 # before the clock starts, as DCP's folder is; BackupAndRestore and Cairn's sync+zstd replace or delete theirs
 # in the call.
 #
-# Cairn's copy of a large state goes on beside the next step and must have ended before the update at that
+# Cairn's copy goes on beside the next step and must have ended before the update at that
 # step's end: what the step waits for it is in "blocked". So the length of a step matters; larger models take
 # longer, and hide more. Of the peers one can do that, too: DCP with a stager that copies in a thread and
 # keeps its memory ("overlapped", PyTorch 2.9), with the same step and the same account. DCP's other rows are

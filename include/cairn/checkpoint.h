@@ -37,14 +37,14 @@
  * depends on has to be in the checkpoint: weights, moments of the optimiser, state of the random
  * numbers, position in the data, running sums.
  *
- * THREADS: the library starts two threads per open directory (the second copies steady tensors
- * while the first still writes the save before), and for the length of a restore, or of a save with
- * compression_threads above 1, some more (at most one a processor, or as many as asked for); all of
- * them block all signals. Threads run on the processors of the thread that makes them: where a
- * trainer's thread is bound to one core (as by OMP_PROC_BIND), let it call
- * cairn_checkpoint_restore_latest with all of them. A handle is used by one thread at a time;
- * different handles are independent. No function is safe in a signal handler, and a handle must not
- * be used in a child made by fork.
+ * THREADS: the first restore_latest of a directory that is open for saves starts two threads (the
+ * second copies steady tensors while the first still writes the save before); for the length of a
+ * restore, or of a save with compression_threads above 1, there are some more (at most one a
+ * processor, or as many as asked for). All of them block all signals. Threads run on the processors
+ * of the thread that makes them: where a trainer's thread is bound to one core (as by
+ * OMP_PROC_BIND), let it call cairn_checkpoint_restore_latest with all of them. A handle is used by
+ * one thread at a time; different handles are independent. No function is safe in a signal handler,
+ * and a handle must not be used in a child made by fork.
  *
  * SEVERAL PROCESSES: a directory takes one handle that writes. Where all processes of a run hold
  * the same state, let one of them save and restore, and send the state to the others. Where each
@@ -270,9 +270,9 @@ CAIRN_MUST_USE CAIRN_API enum cairn_status cairn_checkpoint_add(struct cairn_che
                                                                 const struct cairn_tensor *tensor,
                                                                 struct cairn_error *error);
 
-/* As cairn_checkpoint_add, with a promise that makes a save of large tensors as quick as that of
- * small ones, and of small ones quicker: between a save and the call of cairn_checkpoint_settle that follows it the program
- * does not change the tensor. For weights and moments, which only the update changes:
+/* As cairn_checkpoint_add, with a promise that makes a save quicker, and one of large tensors as
+ * quick as that of small ones: between a save and the call of cairn_checkpoint_settle that follows
+ * it the program does not change the tensor. For weights and moments, which only the update changes:
  *
  *     forward, backward;
  *     cairn_checkpoint_settle(saves);

@@ -61,8 +61,9 @@ RECIPES = (
     Recipe("no validation", ("--epochs", "2", "--validation-data", "none"), 48),
 )
 
-# Weights and moments of so many bytes are not copied when a save is asked for, but beside the next step: by
-# the writer, or by the trainer before the update (io/snapshot.h). These recipes have twice as many, 8 MB.
+# Weights and moments are not copied when a save is asked for, but beside the next step: by the writer, or by
+# the trainer before the update (io/snapshot.h). With so many bytes that takes a while; these recipes have
+# twice as many, 8 MB.
 # Steps are few and short, four an epoch, so that many saves are still to be copied when an epoch ends.
 LARGE_BYTES_MIN = 4 << 20
 LARGE_EXAMPLES = 64
